@@ -1,0 +1,30 @@
+# Every target sets up what it needs: a virtual environment in .venv, then the package with its test extra.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint gpu-test bench clean
+
+$(READY): setup.py pyproject.toml constraints.txt $(wildcard csrc/* */__init__.py)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test]'
+	touch $(READY)
+
+demo: $(READY)          ## the built-in model watches a clip; writes demo.html
+	$(BIN)/evostreaming demo
+
+test: $(READY) lint     ## everything that runs without a GPU
+	$(BIN)/python -m pytest -m "not gpu"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+
+gpu-test:               ## on a machine with a GPU, in the Python that holds its torch
+	$(PYTHON) -m pytest -m gpu
+
+bench:                  ## on a machine with a GPU; prints the tables of benchmarks/RESULTS.md
+	$(PYTHON) -m benchmarks.bench_step
+
+clean:
+	rm -rf $(VENV) build *.egg-info demo.html

@@ -1,0 +1,291 @@
+// The speak/no-speak gate on the GPU. Raw pointers, no framework.
+//
+// pair:       one block a stream: final norm, two logits, decision; every load is issued before the first result is needed.
+// vocabulary: norm; then every warp takes 16 rows of the head against 8 to 32 streams on the tensor cores and keeps only a log-sum-exp partial
+//             and an argmax; then one block a stream joins the partials in a fixed order. The head is read once and logits are never stored.
+#pragma once
+
+#include <type_traits>
+
+#include "vector.cuh"
+
+namespace evostreaming {
+
+enum class GateMode : int { kGreedy = 0, kSoftmax = 1, kPair = 2 };
+
+// log-sum-exp of a run of the vocabulary as top + log(sum), and the first of its largest logits.
+struct Partial {
+  float top, sum;
+  int best;
+};
+
+template <typename T>
+struct Gate {
+  const T* rows;       // (streams, width)
+  const T* weight;     // (width)
+  const T* head;       // (vocabulary, width)
+  T* normalized;       // (streams, width)
+  Partial* partial;    // (streams, runs)
+  float* silence_logit;  // (streams)
+  bool* speak;         // (streams)
+  float* probability;  // (streams)
+  int streams, width, vocabulary, silence, marker;
+  GateMode mode;
+  float eps, threshold;
+};
+
+constexpr int kRunRows = 64;  // vocabulary rows of one block
+constexpr int kNormThreads = 512, kNormChunks = 4;  // 16,384 wide at most
+
+__device__ __forceinline__ void join(Partial& all, const Partial& other) {
+  const float top = fmaxf(all.top, other.top);
+  const float scale = all.top == top ? 1.0f : __expf(all.top - top), other_scale = other.top == top ? 1.0f : __expf(other.top - top);
+  if (other.top > all.top || (other.top == all.top && other.best < all.best)) all.best = other.best;
+  all.sum = all.sum * scale + other.sum * other_scale;
+  all.top = top;
+}
+
+__device__ __forceinline__ Partial shuffle(const Partial& from, int offset) {
+  return {__shfl_xor_sync(0xffffffffu, from.top, offset), __shfl_xor_sync(0xffffffffu, from.sum, offset),
+          __shfl_xor_sync(0xffffffffu, from.best, offset)};
+}
+
+// Sum over a block of whole warps; every thread gets it. `shared` holds 32 floats and is free again after the call.
+__device__ __forceinline__ float sum_block(float value, float* shared) {
+  value = sum_lanes<32>(value);
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
+  __syncthreads();
+  value = threadIdx.x % 32 < blockDim.x / 32 ? shared[threadIdx.x % 32] : 0.0f;
+  value = sum_lanes<32>(value);
+  __syncthreads();
+  return value;
+}
+
+// One block a stream. kPair decides at once from two rows of the head; otherwise the normalized row is written for the vocabulary kernel.
+template <typename T, bool kPair>
+__global__ void __launch_bounds__(kNormThreads) normalize_kernel(const Gate<T> op) {
+  __shared__ float shared[32];
+  const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * op.width;
+  const T* silence = op.head + static_cast<std::int64_t>(op.silence) * op.width;
+  const T* marker = op.head + static_cast<std::int64_t>(op.marker) * op.width;
+  const int chunks = op.width / 8;
+  Eight<T> x[kNormChunks];
+  float square = 0;
+  // The head's rows come from memory and nothing depends on where they are: ask for them now, use them after the norm.
+  if (kPair)
+    for (int chunk = threadIdx.x; chunk < chunks; chunk += blockDim.x) {
+      asm volatile("prefetch.global.L1 [%0];" ::"l"(silence + chunk * 8));
+      asm volatile("prefetch.global.L1 [%0];" ::"l"(marker + chunk * 8));
+      asm volatile("prefetch.global.L1 [%0];" ::"l"(op.weight + chunk * 8));
+    }
+#pragma unroll
+  for (int n = 0; n < kNormChunks; ++n) {
+    const int chunk = threadIdx.x + n * blockDim.x;
+    if (chunk < chunks) x[n] = Eight<T>::load(op.rows + row + chunk * 8);
+  }
+#pragma unroll
+  for (int n = 0; n < kNormChunks; ++n)
+    if (threadIdx.x + n * blockDim.x < chunks)
+#pragma unroll
+      for (int j = 0; j < 8; ++j) square += widen(x[n].value[j]) * widen(x[n].value[j]);
+  const float scale = rsqrtf(sum_block(square, shared) / op.width + op.eps);
+
+  float silent = 0, speaking = 0;
+#pragma unroll
+  for (int n = 0; n < kNormChunks; ++n) {
+    const int chunk = threadIdx.x + n * blockDim.x;
+    if (chunk >= chunks) continue;
+    const Eight<T> weight = Eight<T>::load(op.weight + chunk * 8);
+    // Rounded to T, as every other norm of the model is.
+#pragma unroll
+    for (int j = 0; j < 8; ++j) x[n].value[j] = narrow<T>(widen(x[n].value[j]) * scale * widen(weight.value[j]));
+    if (kPair) {
+      const Eight<T> a = Eight<T>::load(silence + chunk * 8), b = Eight<T>::load(marker + chunk * 8);
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        silent += widen(x[n].value[j]) * widen(a.value[j]);
+        speaking += widen(x[n].value[j]) * widen(b.value[j]);
+      }
+    } else {
+      x[n].store(op.normalized + row + chunk * 8);
+    }
+  }
+  if (kPair) {
+    silent = sum_block(silent, shared);
+    speaking = sum_block(speaking, shared);
+    if (threadIdx.x == 0) {
+      const float probability = 1.0f / (1.0f + expf(silent - speaking));
+      op.probability[blockIdx.x] = probability;
+      op.speak[blockIdx.x] = probability >= op.threshold;
+    }
+  }
+}
+
+template <typename T>
+__device__ __forceinline__ void multiply(float (&sum)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1);
+template <>
+__device__ __forceinline__ void multiply<__nv_bfloat16>(float (&sum)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+               : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+template <>
+__device__ __forceinline__ void multiply<__half>(float (&sum)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+               : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+__device__ __forceinline__ uint4 load_once(const void* from) {
+  uint4 word;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(word.x), "=r"(word.y), "=r"(word.z), "=r"(word.w) : "l"(from));
+  return word;
+}
+
+// Logits of the warp's 16 vocabulary rows: logit[tile][0..1] of row lane / 4, [2..3] of row lane / 4 + 8, for streams tile * 8 + lane % 4 * 2 + {0, 1}.
+//
+// The order of the inner dimension is free as long as both operands agree. A lane takes 8 neighbors of a slab of 32 in one 16-byte load, and they
+// serve as its fragments of two products: no shared memory, no transposition, whole sectors.
+template <typename T, int kTiles>
+struct Logits {
+  __device__ __forceinline__ static void compute(const Gate<T>& op, int first_row, int first_stream, float (&logit)[kTiles][4]) {
+    constexpr int kSlabs = 4;
+    const int lane = threadIdx.x % 32, group = lane / 4, place = lane % 4 * 8;
+    const T* top = op.head + static_cast<std::int64_t>(min(first_row + group, op.vocabulary - 1)) * op.width + place;
+    const T* bottom = op.head + static_cast<std::int64_t>(min(first_row + group + 8, op.vocabulary - 1)) * op.width + place;
+    const T* stream[kTiles];
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile)
+      stream[tile] = op.normalized + static_cast<std::int64_t>(min(first_stream + tile * 8 + group, op.streams - 1)) * op.width + place;
+
+    const auto slabs = [&](int at, auto count) {
+      constexpr int kCount = decltype(count)::value;
+      uint4 a[kCount], b[kCount];
+#pragma unroll
+      for (int n = 0; n < kCount; ++n) {
+        a[n] = load_once(top + at + n * 32);
+        b[n] = load_once(bottom + at + n * 32);
+      }
+#pragma unroll
+      for (int n = 0; n < kCount; ++n)
+#pragma unroll
+        for (int tile = 0; tile < kTiles; ++tile) {
+          const uint4 x = __ldg(reinterpret_cast<const uint4*>(stream[tile] + at + n * 32));
+          multiply<T>(logit[tile], {a[n].x, b[n].x, a[n].y, b[n].y}, x.x, x.y);
+          multiply<T>(logit[tile], {a[n].z, b[n].z, a[n].w, b[n].w}, x.z, x.w);
+        }
+    };
+    int at = 0;
+    for (; at + kSlabs * 32 <= op.width; at += kSlabs * 32) slabs(at, std::integral_constant<int, kSlabs>{});
+    for (; at < op.width; at += 32) slabs(at, std::integral_constant<int, 1>{});
+  }
+};
+
+// float32 has no tensor core of its own precision: lanes share a row's inner dimension, then every lane keeps what belongs to its fragment.
+template <int kTiles>
+struct Logits<float, kTiles> {
+  __device__ __forceinline__ static void compute(const Gate<float>& op, int first_row, int first_stream, float (&logit)[kTiles][4]) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+      for (int row = 0; row < 8; ++row) {
+        const float* head = op.head + static_cast<std::int64_t>(min(first_row + half * 8 + row, op.vocabulary - 1)) * op.width;
+#pragma unroll
+        for (int tile = 0; tile < kTiles; ++tile) {
+          float sum[8] = {};
+          for (int i = lane; i < op.width; i += 32)
+#pragma unroll
+            for (int n = 0; n < 8; ++n)
+              sum[n] += head[i] * op.normalized[static_cast<std::int64_t>(min(first_stream + tile * 8 + n, op.streams - 1)) * op.width + i];
+#pragma unroll
+          for (int n = 0; n < 8; ++n) {
+            sum[n] = sum_lanes<32>(sum[n]);
+            if (lane / 4 == row && lane % 4 == n / 2) logit[tile][half * 2 + n % 2] = sum[n];
+          }
+        }
+      }
+  }
+};
+
+// Grid (runs, groups of kTiles * 8 streams); four warps of 16 vocabulary rows.
+template <typename T, int kTiles>
+__global__ void __launch_bounds__(128) vocabulary_kernel(const Gate<T> op) {
+  __shared__ Partial shared[4][kTiles * 8];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int first_row = blockIdx.x * kRunRows + warp * 16, first_stream = blockIdx.y * kTiles * 8;
+  float logit[kTiles][4] = {};
+  Logits<T, kTiles>::compute(op, first_row, first_stream, logit);
+
+  const int row = first_row + lane / 4;
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile)
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      const int column = tile * 8 + lane % 4 * 2 + n;
+      Partial all = {-INFINITY, 0.0f, row};
+      if (row < op.vocabulary) all = {logit[tile][n], 1.0f, row};
+      if (row + 8 < op.vocabulary) join(all, {logit[tile][n + 2], 1.0f, row + 8});
+      if (first_stream + column < op.streams) {
+        if (row == op.silence) op.silence_logit[first_stream + column] = logit[tile][n];
+        if (row + 8 == op.silence) op.silence_logit[first_stream + column] = logit[tile][n + 2];
+      }
+#pragma unroll
+      for (int offset = 4; offset < 32; offset *= 2) join(all, shuffle(all, offset));
+      if (lane < 4) shared[warp][column] = all;
+    }
+  __syncthreads();
+  if (threadIdx.x < kTiles * 8 && first_stream + threadIdx.x < op.streams) {
+    Partial all = shared[0][threadIdx.x];
+    for (int other = 1; other < 4; ++other) join(all, shared[other][threadIdx.x]);
+    op.partial[static_cast<std::int64_t>(first_stream + threadIdx.x) * gridDim.x + blockIdx.x] = all;
+  }
+}
+
+// One block a stream.
+template <typename T>
+__global__ void __launch_bounds__(256) decide_kernel(const Gate<T> op, int runs) {
+  __shared__ Partial shared[8];
+  const Partial* partial = op.partial + static_cast<std::int64_t>(blockIdx.x) * runs;
+  Partial all = {-INFINITY, 0.0f, op.vocabulary};
+  for (int run = threadIdx.x; run < runs; run += 256) join(all, partial[run]);
+  for (int offset = 1; offset < 32; offset *= 2) join(all, shuffle(all, offset));
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = all;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    for (int warp = 1; warp < 8; ++warp) join(all, shared[warp]);
+    const float probability = -expm1f(op.silence_logit[blockIdx.x] - all.top - logf(all.sum));
+    op.probability[blockIdx.x] = probability;
+    op.speak[blockIdx.x] = op.mode == GateMode::kGreedy ? all.best != op.silence : probability >= op.threshold;
+  }
+}
+
+template <typename T, int kTiles>
+void launch_vocabulary(const Gate<T>& op, int runs, cudaStream_t stream) {
+  const dim3 grid(runs, (op.streams + kTiles * 8 - 1) / (kTiles * 8));
+  vocabulary_kernel<T, kTiles><<<grid, 128, 0, stream>>>(op);
+}
+
+inline int gate_runs(int vocabulary) { return (vocabulary + kRunRows - 1) / kRunRows; }
+
+// The width is a multiple of 32, at most 16,384.
+template <typename T>
+cudaError_t launch_gate(const Gate<T>& op, cudaStream_t stream) {
+  if (op.streams == 0) return cudaSuccess;
+  const int threads = min(kNormThreads, (op.width / 8 + 31) / 32 * 32);
+  if (op.mode == GateMode::kPair) {
+    normalize_kernel<T, true><<<op.streams, threads, 0, stream>>>(op);
+    return cudaGetLastError();
+  }
+  normalize_kernel<T, false><<<op.streams, threads, 0, stream>>>(op);
+  const int runs = gate_runs(op.vocabulary);
+  if (op.streams <= 8)
+    launch_vocabulary<T, 1>(op, runs, stream);
+  else if (op.streams <= 16)
+    launch_vocabulary<T, 2>(op, runs, stream);
+  else
+    launch_vocabulary<T, 4>(op, runs, stream);
+  decide_kernel<T><<<op.streams, 256, 0, stream>>>(op, runs);
+  return cudaGetLastError();
+}
+
+}  // namespace evostreaming

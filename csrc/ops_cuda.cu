@@ -1,0 +1,116 @@
+// The ops of EvoStreaming on CUDA; the schemas are in ops.cpp. Everything runs on the current stream and nothing waits for the device.
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+
+#include <limits>
+
+#include "append.cuh"
+#include "binding.h"
+#include "gate.cuh"
+#include "preprocess.cuh"
+
+namespace evostreaming {
+
+using Float16 = __half;
+using BFloat16 = __nv_bfloat16;
+
+cudaStream_t current_stream(const Tensor& tensor) {
+  void* stream = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
+  return static_cast<cudaStream_t>(stream);
+}
+
+void check_launch(cudaError_t error, const char* what) {
+  STD_TORCH_CHECK(error == cudaSuccess, what, ": ", cudaGetErrorString(error));
+}
+
+Tensor append(Tensor qkv, std::optional<Tensor> bias, std::optional<Tensor> q_norm, std::optional<Tensor> k_norm, double eps, Tensor cos,
+              Tensor sin, Tensor slots, Tensor key_pages, Tensor value_pages) {
+  const AppendSizes size = check_append(qkv, bias, q_norm, k_norm, cos, sin, slots, key_pages, value_pages);
+  STD_TORCH_CHECK(qkv.numel() / 16 <= std::numeric_limits<int>::max(), "too many tokens for one call of append");
+  const torch::stable::accelerator::DeviceGuard guard(qkv.get_device_index());
+  Tensor q = torch::stable::new_empty(qkv, {size.tokens, size.heads, size.dim});
+  with_type<BFloat16, Float16>(qkv, [&](auto zero) {
+    using T = decltype(zero);
+    const Append<T> op{data<T>(qkv), data<T>(bias), data<T>(q_norm), data<T>(k_norm), data<float>(cos), data<float>(sin), data<int64_t>(slots),
+                       mutable_data<T>(key_pages), mutable_data<T>(value_pages), mutable_data<T>(q), static_cast<int>(size.tokens),
+                       static_cast<int>(size.heads), static_cast<int>(size.kv_heads), static_cast<float>(eps)};
+    check_launch(launch_append(op, static_cast<int>(size.dim), current_stream(qkv)), "append (head dimension 16, 32, 64, 128 or 256)");
+  });
+  return q;
+}
+
+std::tuple<Tensor, Tensor> gate(Tensor rows, Tensor weight, double eps, Tensor head, int64_t silence, int64_t marker, int64_t mode,
+                                double threshold) {
+  check_gate(rows, weight, head, silence, marker);
+  const int64_t streams = rows.size(0), width = rows.size(1), vocabulary = head.size(0);
+  STD_TORCH_CHECK(width % 32 == 0 && width <= kNormThreads * kNormChunks * 8 && vocabulary <= std::numeric_limits<int>::max(),
+                  "gate takes rows of a multiple of 32 numbers, 16,384 at most; these have ", width);
+  const torch::stable::accelerator::DeviceGuard guard(rows.get_device_index());
+  Tensor speak = torch::stable::new_empty(rows, {streams}, ScalarType::Bool);
+  Tensor probability = torch::stable::new_empty(rows, {streams}, ScalarType::Float);
+  const bool pair = static_cast<GateMode>(mode) == GateMode::kPair;
+  const int64_t runs = pair ? 0 : gate_runs(static_cast<int>(vocabulary));
+  Tensor normalized = torch::stable::new_empty(rows, {pair ? 0 : streams, width});
+  // `runs` partials of three words a stream, then its silence logit.
+  Tensor partial = torch::stable::new_empty(rows, {streams * (3 * runs + 1)}, ScalarType::Float);
+  with_type<BFloat16, Float16>(rows, [&](auto zero) {
+    using T = decltype(zero);
+    Gate<T> op{};
+    op.rows = data<T>(rows);
+    op.weight = data<T>(weight);
+    op.head = data<T>(head);
+    op.normalized = mutable_data<T>(normalized);
+    op.partial = mutable_data<Partial>(partial);
+    op.silence_logit = mutable_data<float>(partial) + 3 * runs * streams;
+    op.speak = mutable_data<bool>(speak);
+    op.probability = mutable_data<float>(probability);
+    op.streams = static_cast<int>(streams);
+    op.width = static_cast<int>(width);
+    op.vocabulary = static_cast<int>(vocabulary);
+    op.silence = static_cast<int>(silence);
+    op.marker = static_cast<int>(marker);
+    op.mode = static_cast<GateMode>(mode);
+    op.eps = static_cast<float>(eps);
+    op.threshold = static_cast<float>(threshold);
+    check_launch(launch_gate(op, current_stream(rows)), "gate");
+  });
+  return {speak, probability};
+}
+
+void preprocess(Tensor frames, Tensor first_y, Tensor weights_y, int64_t bits_y, Tensor first_x, Tensor weights_x, int64_t bits_x,
+                std::vector<double> mean, std::vector<double> deviation, int64_t patch, int64_t block, std::vector<int64_t> color, Tensor out) {
+  check_preprocess(frames, first_y, weights_y, first_x, weights_x, mean, deviation, patch, block, color, out);
+  const auto axis = [](const Tensor& first, const Tensor& weights, int64_t bits, int64_t in) {
+    return Axis{data<int32_t>(first), data<int16_t>(weights), static_cast<int>(weights.size(0) * 4), static_cast<int>(bits), static_cast<int>(in),
+                static_cast<int>(weights.size(1)), 0};
+  };
+  const torch::stable::accelerator::DeviceGuard guard(frames.get_device_index());
+  with_type<BFloat16, Float16>(out, [&](auto zero) {
+    using T = decltype(zero);
+    Preprocess<T> op{};
+    op.frames = data<uint8_t>(frames);
+    op.out = mutable_data<T>(out);
+    op.rows = axis(first_y, weights_y, bits_y, color.empty() ? frames.size(1) : frames.size(1) / 3 * 2);
+    op.columns = axis(first_x, weights_x, bits_x, frames.size(2));
+    op.patch = static_cast<int>(patch);
+    op.block = static_cast<int>(block);
+    op.frame_bytes = frames.size(0) ? frames.numel() / frames.size(0) : 0;
+    for (int channel = 0; channel < 3; ++channel) {
+      op.center[channel] = 255 * static_cast<float>(mean[channel]);
+      op.spread[channel] = 255 * static_cast<float>(deviation[channel]);
+    }
+    if (!color.empty()) {
+      int* const matrix[] = {&op.luma, &op.red_v, &op.green_u, &op.green_v, &op.blue_u};
+      for (int i = 0; i < 5; ++i) *matrix[i] = static_cast<int>(color[i]);
+    }
+    check_launch(launch_preprocess(op, static_cast<int>(frames.size(0)), current_stream(frames)), "preprocess (the frame shrinks too much)");
+  });
+}
+
+}  // namespace evostreaming
+
+STABLE_TORCH_LIBRARY_IMPL(evostreaming, CUDA, library) {
+  library.impl("append", TORCH_BOX(&evostreaming::append));
+  library.impl("gate", TORCH_BOX(&evostreaming::gate));
+  library.impl("preprocess", TORCH_BOX(&evostreaming::preprocess));
+}

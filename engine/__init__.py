@@ -1,0 +1,1 @@
+"""Watch one frame, take one decision: the engine room."""

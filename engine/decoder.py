@@ -1,0 +1,81 @@
+"""The language decoder of all five families: norm, qkv, rope + append, attention over pages, MLP.
+
+Families differ by `DecoderConfig` alone: qkv bias, QK-norm, the rope table, tied head, and how many first layers receive deepstack
+features. Weights are fused once at load: q, k, v in one matrix, gate and up in one.
+"""
+
+import torch
+from torch import nn
+
+from ..kernels.append import append
+from ..kernels.append_attention import append_attention
+from ..kernels.norm import norm
+from ..kernels.swiglu import swiglu
+
+
+class Norm(nn.Module):
+    """Holds the scale of an RMSNorm; the op is `kernels.norm`."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+
+
+class Layer(nn.Module):
+    """One decoder layer."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.eps = config.rms_eps
+        queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
+        self.input_norm = Norm(config.hidden)
+        self.qkv = nn.Linear(config.hidden, queries + 2 * keys, bias=config.qkv_bias)
+        self.q_norm = Norm(config.head_dim) if config.qk_norm else None
+        self.k_norm = Norm(config.head_dim) if config.qk_norm else None
+        self.o = nn.Linear(queries, config.hidden, bias=False)
+        self.post_norm = Norm(config.hidden)
+        self.gate_up = nn.Linear(config.hidden, 2 * config.intermediate, bias=False)
+        self.down = nn.Linear(config.intermediate, config.hidden, bias=False)
+
+    def forward(self, update, residual, key_pages, value_pages, plan):
+        """One layer: the last layer's output and the residual stream, both (T, h) -> (output, residual stream)."""
+        x, residual = norm(update, self.input_norm.weight, self.eps, residual)
+        scales = (self.q_norm.weight, self.k_norm.weight) if self.q_norm is not None else (None, None)
+        q = append(self.qkv(x), plan.cos, plan.sin, key_pages, value_pages, plan.slots, *scales, self.eps)
+        x = append_attention(q, key_pages, value_pages, plan)
+        x, residual = norm(self.o(x.flatten(1)), self.post_norm.weight, self.eps, residual)
+        return self.down(swiglu(self.gate_up(x))), residual
+
+
+class Decoder(nn.Module):
+    """Embedding, layers, final norm and head."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(config.vocab, config.hidden)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.norm = Norm(config.hidden)
+        if not config.tied:
+            self.lm_head = nn.Linear(config.hidden, config.vocab, bias=False)
+
+    @property
+    def head(self):
+        """The output matrix (V, h)."""
+        return self.embed.weight if self.config.tied else self.lm_head.weight
+
+    def forward(self, hidden, cache, plan, visual_rows=None, deepstack=None):
+        """Run T new tokens of B streams and append their keys and values to the cache.
+
+        hidden: (T, h) embeddings with visual tokens in place; plan: `Plan` of these T tokens; visual_rows: (N,) rows of `hidden` that are
+        visual; deepstack: (S, N, h) features added to those rows after the first S layers.
+        Returns the residual stream (T, h) before the final norm (the gate fuses it).
+        """
+        residual = None
+        for index, layer in enumerate(self.layers):
+            hidden, residual = layer(hidden, residual, cache.keys[index], cache.values[index], plan)
+            if deepstack is not None and index < len(deepstack):
+                hidden = hidden + residual
+                hidden[visual_rows] += deepstack[index]
+                residual = None
+        return hidden if residual is None else hidden + residual

@@ -1,0 +1,75 @@
+"""Frames in: whatever a user holds becomes uint8 RGB, then patches, then visual tokens."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..kernels.preprocess import preprocess
+from .errors import FrameError
+from .pixels import frame_size, grid
+
+
+@dataclass(frozen=True)
+class EncodedFrame:
+    """Visual tokens of one frame: tokens (n, h), deepstack (S, n, h) or None, `grid` of merged patches."""
+
+    tokens: torch.Tensor
+    deepstack: torch.Tensor | None
+    grid: tuple
+
+    @property
+    def count(self):
+        """Number of visual tokens."""
+        return self.tokens.shape[0]
+
+
+def as_uint8_rgb(frame, device):
+    """A torch tensor, numpy array, PIL image or DLPack producer, (H, W, 3) uint8 RGB -> tensor on `device`. Raises FrameError."""
+    if hasattr(frame, "convert") and hasattr(frame, "getbands"):
+        frame = np.array(frame.convert("RGB"))
+    if isinstance(frame, np.ndarray):
+        if frame.dtype != np.uint8:
+            raise FrameError(f"a frame is uint8 RGB (height, width, 3); this one is {frame.dtype} {frame.shape}")
+        frame = torch.from_numpy(np.ascontiguousarray(frame))
+    elif not isinstance(frame, torch.Tensor):
+        if not hasattr(frame, "__dlpack__"):
+            raise FrameError(f"a frame is a torch tensor, numpy array, PIL image or DLPack producer, not {type(frame).__name__}")
+        frame = torch.from_dlpack(frame)
+    if frame.dtype != torch.uint8 or frame.ndim != 3 or frame.shape[-1] != 3 or 0 in frame.shape:
+        raise FrameError(f"a frame is uint8 RGB (height, width, 3); this one is {frame.dtype} {tuple(frame.shape)}")
+    return frame.to(device, non_blocking=True)
+
+
+class FrameEncoder:
+    """Preprocessing and tower of one model."""
+
+    def __init__(self, tower, config, device, dtype, size, tokens_per_frame):
+        self.tower, self.pixels, self.device, self.dtype = tower, config.pixels, device, dtype
+        self.size, self.tokens_per_frame = size, tokens_per_frame
+
+    def size_of(self, frame):
+        """(height, width) the model sees of streams that begin with this frame: the engine's `frame_size`, or by the family's rule."""
+        height, width = self.size or frame.shape[:2]
+        return frame_size(self.pixels, height, width, self.tokens_per_frame)
+
+    def patches(self, frame, size):
+        """Patch rows of one frame resized to `size`: (P, 3·p·p) in the tower's dtype."""
+        pixels = self.pixels
+        return preprocess(frame, size, pixels.mean, pixels.std, pixels.patch, pixels.merge, self.dtype)
+
+    def encode(self, patches, sizes):
+        """One pass of the tower over several frames' patches -> list of EncodedFrame. Raises FrameError on NaN or Inf features."""
+        grids = [grid(self.pixels, *size) for size in sizes]
+        visual = self.tower(torch.cat(patches), grids)
+        counts = [self.tower.tokens(*shape) for shape in grids]
+        if not bool(torch.isfinite(visual.tokens).all()):
+            finite = [bool(torch.isfinite(tokens).all()) for tokens in visual.tokens.split(counts)]
+            raise FrameError(
+                f"the features of frame {finite.index(False)} of this call are NaN or Inf; no stream took a step. "
+                "Look at the frame, or load the engine with a wider dtype"
+            )
+        deepstack = [None] * len(grids) if visual.deepstack is None else visual.deepstack.split(counts, dim=1)
+        block = self.pixels.merge
+        merged = [(height // block, width // block) for height, width in grids]
+        return [EncodedFrame(*parts) for parts in zip(visual.tokens.split(counts), deepstack, merged)]

@@ -1,0 +1,28 @@
+"""From what the user names to a directory on disk: a path, the built-in model, or a hub id."""
+
+from importlib import resources
+from pathlib import Path
+
+from .errors import CheckpointError
+
+BUILT_IN = ("tiny",)
+WANTED = ["*.json", "*.safetensors", "*.txt", "*.jinja"]  # never code, never pickles
+
+
+def locate(name):
+    """Directory of the checkpoint `name`. Raises CheckpointError when there is none."""
+    if Path(name).is_dir():
+        return Path(name)
+    if str(name) in BUILT_IN:
+        return Path(str(resources.files("evostreaming") / "assets" / str(name)))
+    if str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
+        raise CheckpointError(f'{name}: no such directory; give a checkpoint directory, a hub id "owner/name", or "{BUILT_IN[0]}"')
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=WANTED))
+    except Exception as error:
+        raise CheckpointError(
+            f"{name}: no such directory, and it cannot be fetched from the hub ({type(error).__name__}: {error}); "
+            "download the checkpoint and give its directory"
+        ) from error

@@ -1,0 +1,210 @@
+"""The contract every video input keeps: pictures in, sampled frames out, decoded ahead of the consumer.
+
+A reader (file, camera, address, folder of images) is an object with the attributes `source, codec, width, height, rotation, fps,
+duration, frames, live` and two methods:
+
+    pictures(start, end)   yields `Picture`s in the order of presentation, from the last one not after `start` (seconds) up to the first one
+                           at or after `end` (None: to the end), and raises one `VideoError` after the good pictures of a bad source
+    close()                wakes a reader that waits for a connection; called from another thread
+"""
+
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from fractions import Fraction
+from math import ceil
+from typing import NamedTuple
+
+import torch
+
+
+class Picture(NamedTuple):
+    """A decoded picture before its conversion to RGB, which only the delivered ones pay for."""
+
+    time: Fraction  # seconds after the first picture of the source
+    index: int  # place among the pictures of the source, from 0
+    render: Callable[[], torch.Tensor]  # uint8 (H, W, 3) RGB, upright
+
+
+class Frame(NamedTuple):
+    """One frame as it goes to the engine."""
+
+    pixels: torch.Tensor  # uint8 (H, W, 3) RGB, contiguous, upright
+    time: float  # seconds: the tick it stands for, or its own presentation time when every frame is delivered
+    index: int  # place among the frames of the source, from 0
+
+
+class FrameSource:
+    """Iterator and context manager over `Frame`s.
+
+    `fps` is the rate of delivery (None for a live source that does not state its own), `width` and `height` are those of the first frame as
+    displayed, `duration` is in seconds or None, `expected` is how many frames the header promises to deliver or None, `dropped` counts the
+    frames that a live source replaced by newer ones before they were fetched.
+    """
+
+    def __init__(self, reader, fps=None, start=0.0, end=None, queue=8):
+        rate, start, end = exact_rate(fps), exact_time(start), None if end is None else exact_time(end)
+        if start < 0 or (end is not None and end <= start):
+            raise ValueError(f"start={float(start)}, end={end if end is None else float(end)}: 0 <= start < end is accepted, in seconds")
+        if reader.live and start:
+            raise ValueError(f"start={float(start)}: a live source starts now, leave start at 0")
+        if queue < 1:
+            raise ValueError(f"queue={queue}: at least one frame must fit")
+        self.source, self.live = reader.source, reader.live
+        self.width, self.height, self.duration = reader.width, reader.height, reader.duration
+        self.fps = float(rate) if rate else reader.fps
+        self.expected = _expected(reader, rate, start, end)
+        # A live consumer that is late gets the newest frame, so one place is all a live queue needs.
+        self._ready = _Ready(1 if reader.live else queue, newest_wins=reader.live)
+        frames = _render(_at_ticks(reader.pictures(start, end), rate, start, end, reader.live))
+        # The thread must not hold the source: one that is forgotten without close() still ends its thread.
+        self._thread = threading.Thread(target=_run_ahead, args=(frames, self._ready), name=f"decode {reader.source}", daemon=True)
+        self._finish = weakref.finalize(self, _finish, self._ready, reader)
+        self._thread.start()
+
+    @property
+    def dropped(self):
+        return self._ready.dropped
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return self._ready.get()
+
+    def close(self):
+        """Stop decoding and let go of the source; frames not yet fetched are lost. Closing twice is fine."""
+        self._finish()
+        # A thread inside a network read cannot be woken: it ends by itself at the read's time limit.
+        self._thread.join(timeout=2.0)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+class _Ready:
+    """Bounded queue between the decoding thread and the consumer; an error travels through it behind the frames before it."""
+
+    def __init__(self, size, newest_wins):
+        self.size, self.newest_wins, self.dropped = size, newest_wins, 0
+        self.frames, self.changed = deque(), threading.Condition()
+        self.ended, self.error = False, None
+
+    def put(self, frame):
+        """Add a frame; False when nobody wants any more."""
+        with self.changed:
+            if self.newest_wins and len(self.frames) == self.size:
+                self.frames.popleft()
+                self.dropped += 1
+            while len(self.frames) == self.size and not self.ended:
+                self.changed.wait()
+            if self.ended:
+                return False
+            self.frames.append(frame)
+            self.changed.notify_all()
+            return True
+
+    def get(self):
+        with self.changed:
+            while not self.frames and not self.ended:
+                self.changed.wait()
+            if self.frames:
+                self.changed.notify_all()
+                return self.frames.popleft()
+            error, self.error = self.error, None
+            raise error or StopIteration
+
+    def end(self, error=None):
+        with self.changed:
+            if not self.ended:
+                self.ended, self.error = True, error
+                self.changed.notify_all()
+
+    def discard(self):
+        with self.changed:
+            self.end()
+            self.error = None
+            self.frames.clear()
+
+
+def _run_ahead(frames, ready):
+    error = None
+    try:
+        for frame in frames:
+            if not ready.put(frame):
+                break
+    except BaseException as caught:  # it belongs to the consumer, whatever it is
+        error = caught
+    finally:
+        frames.close()
+        ready.end(error)
+
+
+def _finish(ready, reader):
+    ready.discard()
+    reader.close()
+
+
+def _at_ticks(pictures, rate, start, end, live):
+    """Yield (time, picture) for start <= time < end: every picture when `rate` is None, else the last one not after each tick k / rate.
+
+    Times are fractions, so that no rounding moves a picture to the other side of a tick. A live source skips the ticks of a gap except the
+    newest: nobody is served by a burst of old pictures.
+    """
+    tick, shown = ceil(start * rate) if rate else 0, None
+    for picture in pictures:
+        if rate is None:
+            if picture.time >= start and (end is None or picture.time < end):
+                yield picture.time, picture
+        else:
+            due = ceil(picture.time * rate)
+            if shown is not None:
+                for k in range(max(tick, due - 1) if live else tick, due):
+                    if end is not None and k / rate >= end:
+                        return
+                    yield k / rate, shown
+            tick, shown = max(tick, due), picture
+            if tick / rate == picture.time and (end is None or picture.time < end):
+                yield picture.time, picture
+                tick += 1
+        if end is not None and picture.time >= end:
+            return
+
+
+def _render(timed_pictures):
+    shown, pixels = None, None
+    for time, picture in timed_pictures:
+        if picture is not shown:
+            shown, pixels = picture, picture.render()
+        yield Frame(pixels, float(time), picture.index)
+
+
+def _expected(reader, rate, start, end):
+    if rate is None and not start and end is None and reader.frames:
+        return reader.frames
+    if reader.duration is None or not reader.fps:
+        return None
+    own = exact_rate(reader.fps)
+    last = max(exact_time(reader.duration) - 1 / own, Fraction(0))  # the last picture starts one period before the end
+    rate = rate or own
+    until = last if end is None else min(last, end)
+    ticks = int(until * rate + Fraction(1, 1000)) - ceil(start * rate) + 1  # a header's duration is rounded, a tick at it still counts
+    return max(ticks - (end is not None and until == end and (end * rate).denominator == 1), 0)
+
+
+def exact_rate(fps):
+    """Rational rate: 0.1 becomes 1/10 and 29.97002997 becomes 30000/1001, whatever their binary fractions are."""
+    if fps is None:
+        return None
+    rate = Fraction(fps).limit_denominator(1_000_000) if fps > 0 and fps < 1e6 else Fraction(0)
+    if not rate:
+        raise ValueError(f"fps={fps}: a rate above 0 frames per second is accepted, or None for every frame")
+    return rate
+
+
+def exact_time(seconds):
+    return Fraction(seconds).limit_denominator(1_000_000)

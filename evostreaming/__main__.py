@@ -1,0 +1,5 @@
+"""`python -m evostreaming` is `evostreaming`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,54 @@
+"""The speak/no-speak gate: from the last hidden row of each stream to one decision and one probability.
+
+    logits = RMSNorm(row) · head^T                              (float32)
+    greedy:   speak = argmax(logits) is not the silence token;  probability = 1 - softmax(logits)[silence]
+    softmax:  probability = 1 - exp(logits[silence] - logsumexp(logits));              speak = probability >= threshold
+    pair:     probability = sigmoid(logits[marker] - logits[silence]);                 speak = probability >= threshold
+
+Shapes: rows (B, h); weight (h,); head (V, h); speak (B,) bool; probability (B,) float32.
+Floor: pair reads two rows of the head; softmax and greedy read the head once, V·h·size bytes, whatever B is up to about 180.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from .norm import reference_norm
+
+MODES = ("greedy", "softmax", "pair")
+
+
+def project(rows, head):
+    """rows (B, h) · head (V, h)^T in float32: (B, V). On CUDA the product accumulates and stays in float32."""
+    if rows.is_cuda and rows.dtype != torch.float32:
+        return torch.mm(rows, head.t(), out_dtype=torch.float32)
+    return F.linear(rows, head).float()
+
+
+def decision_logits(rows, weight, eps, head):
+    """Final norm and full next-token logits of rows (B, h): (B, V) float32."""
+    return project(reference_norm(rows, weight, eps)[0], head)
+
+
+def reference_gate(rows, weight, eps, head, silence, marker, mode, threshold):
+    """Plain twin of `gate`."""
+    if mode == "pair":
+        pair = decision_logits(rows, weight, eps, head[[silence, marker]])
+        probability = torch.sigmoid(pair[:, 1] - pair[:, 0])
+        return probability >= threshold, probability
+    logits = decision_logits(rows, weight, eps, head)
+    probability = -torch.expm1(logits[:, silence] - torch.logsumexp(logits, -1))
+    speak = logits.argmax(-1) != silence if mode == "greedy" else probability >= threshold
+    return speak, probability
+
+
+def gate(rows, weight, eps, head, silence, marker=None, mode="softmax", threshold=0.5):
+    """Decide for B streams at once: (speak (B,) bool, probability of speaking (B,) float32); NaN rows give a NaN probability."""
+    assert mode in MODES, f"mode {mode!r} is none of {MODES}"
+    assert mode != "pair" or marker is not None, "pair needs the marker's row"
+    assert rows.shape[-1] == head.shape[-1] == weight.shape[0], "rows, norm and head share one width"
+    return reference_gate(rows, weight, eps, head, silence, marker, mode, threshold)
+
+
+def implementation(device_type):
+    """What computes this op on a device of that type."""
+    return "pytorch"
