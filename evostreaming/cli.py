@@ -1,4 +1,4 @@
-"""The command line: `evostreaming run`, `info` and `demo`.
+"""The command line: `evostreaming run`, `info`, `demo`, and the commands of the evaluation room.
 
 Exit codes: 0 done · 1 the engine refused (out of pages, not a number, ...) · 2 bad arguments · 3 bad input file ·
 4 model cannot be loaded · 130 Ctrl-C. Frames seen before an error or Ctrl-C are printed and written all the same.
@@ -17,6 +17,7 @@ from typer.core import TyperCommand
 
 from . import __version__
 from .engine.errors import ArgumentError, CheckpointError, EvoStreamingError, TextTooLong, VideoError
+from .eval.cli import app as eval_commands
 
 BAD_ARGUMENTS, BAD_INPUT, BAD_MODEL, INTERRUPTED = 2, 3, 4, 130
 
@@ -248,6 +249,9 @@ def version(value: bool):
     if value:
         print(f"evostreaming {__version__}")
         raise typer.Exit
+
+
+app.add_typer(eval_commands)
 
 
 @app.callback()
