@@ -8,6 +8,7 @@ READY := $(VENV)/.ready
 
 $(READY): setup.py pyproject.toml constraints.txt $(wildcard csrc/* */__init__.py)
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt torch  # first: the C++ ops are built against it
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test]'
 	touch $(READY)
 
@@ -21,9 +22,11 @@ lint: $(READY)
 	$(BIN)/ruff check .
 
 gpu-test:               ## on a machine with a GPU, in the Python that holds its torch
+	$(PYTHON) -m pip install -q --no-deps --no-build-isolation -e .
 	$(PYTHON) -m pytest -m gpu
 
 bench:                  ## on a machine with a GPU; prints the tables of benchmarks/RESULTS.md
+	$(PYTHON) -m pip install -q --no-deps --no-build-isolation -e .
 	$(PYTHON) -m benchmarks.bench_step
 
 clean:

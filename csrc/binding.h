@@ -81,20 +81,20 @@ inline void check_gate(const Tensor& rows, const Tensor& weight, const Tensor& h
 
 inline void check_preprocess(const Tensor& frames, const Tensor& first_y, const Tensor& weights_y, const Tensor& first_x,
                              const Tensor& weights_x, const std::vector<double>& mean, const std::vector<double>& deviation, int64_t patch,
-                             int64_t block, const std::vector<int64_t>& color, const Tensor& out) {
+                             int64_t merge, const std::vector<int64_t>& color, const Tensor& out) {
   const bool nv12 = !color.empty();
   STD_TORCH_CHECK(frames.dim() == (nv12 ? 3 : 4), "preprocess takes frames (B, H, W, 3), or (B, 3H/2, W) with a color matrix");
   check(frames, "frames", ScalarType::Byte, frames.numel());
   STD_TORCH_CHECK(nv12 ? frames.size(1) % 3 == 0 && frames.size(2) % 2 == 0 && color.size() == 5 : frames.size(3) == 3,
                   "frames have three channels, or an even height and width with a color matrix of five numbers");
   for (const auto& [first, weights] : {std::tie(first_y, weights_y), std::tie(first_x, weights_x)}) {
-    STD_TORCH_CHECK(weights.dim() == 3, "a resize table is (taps / 4, outputs, 4)");
-    check(first, "first", ScalarType::Int, weights.size(1));
-    check(weights, "weights", ScalarType::Short, weights.size(0) * weights.size(1) * 4);
-    STD_TORCH_CHECK(patch > 0 && block > 0 && weights.size(1) % (patch * block) == 0, "the size is a multiple of patch * block");
+    STD_TORCH_CHECK(weights.dim() == 4 && weights.size(0) <= 2 && weights.size(3) == 4, "a resize table is (planes, taps / 4, outputs, 4)");
+    check(first, "first", ScalarType::Int, weights.size(2));
+    check(weights, "weights", ScalarType::Short, weights.numel());
+    STD_TORCH_CHECK(patch > 0 && merge > 0 && weights.size(2) % (patch * merge) == 0, "the size is a multiple of patch * merge");
   }
   STD_TORCH_CHECK(mean.size() == 3 && deviation.size() == 3, "mean and std are three numbers");
-  check(out, "out", out.scalar_type(), frames.size(0) * weights_y.size(1) * weights_x.size(1) * 3);
+  check(out, "out", out.scalar_type(), frames.size(0) * weights_y.size(2) * weights_x.size(2) * 3);
 }
 
 }  // namespace evostreaming

@@ -1,7 +1,7 @@
 // The speak/no-speak gate on the GPU. Raw pointers, no framework.
 //
 // pair:       one block a stream: final norm, two logits, decision; every load is issued before the first result is needed.
-// vocabulary: norm; then every warp takes 16 rows of the head against 8 to 32 streams on the tensor cores and keeps only a log-sum-exp partial
+// vocabulary: norm; then every warp takes 16 or 32 rows of the head against 8 to 32 streams on the tensor cores and keeps only a log-sum-exp partial
 //             and an argmax; then one block a stream joins the partials in a fixed order. The head is read once and logits are never stored.
 #pragma once
 
@@ -34,7 +34,7 @@ struct Gate {
   float eps, threshold;
 };
 
-constexpr int kRunRows = 64;  // vocabulary rows of one block
+constexpr int kRunRows = 32;  // vocabulary rows of one block: small, so that all processors finish together
 constexpr int kNormThreads = 512, kNormChunks = 4;  // 16,384 wide at most
 
 __device__ __forceinline__ void join(Partial& all, const Partial& other) {
@@ -125,13 +125,13 @@ template <typename T>
 __device__ __forceinline__ void multiply(float (&sum)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1);
 template <>
 __device__ __forceinline__ void multiply<__nv_bfloat16>(float (&sum)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 template <>
 __device__ __forceinline__ void multiply<__half>(float (&sum)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
@@ -142,37 +142,48 @@ __device__ __forceinline__ uint4 load_once(const void* from) {
   return word;
 }
 
-// Logits of the warp's 16 vocabulary rows: logit[tile][0..1] of row lane / 4, [2..3] of row lane / 4 + 8, for streams tile * 8 + lane % 4 * 2 + {0, 1}.
+// Logits of the warp's 16 * kBands vocabulary rows: logit[band][tile][0..1] of row lane / 4 of the band, [2..3] of row lane / 4 + 8, for streams
+// tile * 8 + lane % 4 * 2 + {0, 1}.
 //
 // The order of the inner dimension is free as long as both operands agree. A lane takes 8 neighbors of a slab of 32 in one 16-byte load, and they
 // serve as its fragments of two products: no shared memory, no transposition, whole sectors.
-template <typename T, int kTiles>
+template <typename T, int kTiles, int kBands>
 struct Logits {
-  __device__ __forceinline__ static void compute(const Gate<T>& op, int first_row, int first_stream, float (&logit)[kTiles][4]) {
-    constexpr int kSlabs = 4;
+  __device__ __forceinline__ static void compute(const Gate<T>& op, int first_row, int first_stream, float (&logit)[kBands][kTiles][4]) {
+    // 16 loads of 16 bytes in flight a lane.
+    constexpr int kSlabs = 8 / kBands;
     const int lane = threadIdx.x % 32, group = lane / 4, place = lane % 4 * 8;
-    const T* top = op.head + static_cast<std::int64_t>(min(first_row + group, op.vocabulary - 1)) * op.width + place;
-    const T* bottom = op.head + static_cast<std::int64_t>(min(first_row + group + 8, op.vocabulary - 1)) * op.width + place;
+    const T* row[kBands][2];
     const T* stream[kTiles];
+#pragma unroll
+    for (int band = 0; band < kBands; ++band)
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        row[band][half] = op.head + static_cast<std::int64_t>(min(first_row + band * 16 + half * 8 + group, op.vocabulary - 1)) * op.width + place;
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile)
       stream[tile] = op.normalized + static_cast<std::int64_t>(min(first_stream + tile * 8 + group, op.streams - 1)) * op.width + place;
 
     const auto slabs = [&](int at, auto count) {
       constexpr int kCount = decltype(count)::value;
-      uint4 a[kCount], b[kCount];
+      uint4 a[kCount][kBands][2];
 #pragma unroll
-      for (int n = 0; n < kCount; ++n) {
-        a[n] = load_once(top + at + n * 32);
-        b[n] = load_once(bottom + at + n * 32);
-      }
+      for (int n = 0; n < kCount; ++n)
+#pragma unroll
+        for (int band = 0; band < kBands; ++band)
+#pragma unroll
+          for (int half = 0; half < 2; ++half) a[n][band][half] = load_once(row[band][half] + at + n * 32);
 #pragma unroll
       for (int n = 0; n < kCount; ++n)
 #pragma unroll
         for (int tile = 0; tile < kTiles; ++tile) {
           const uint4 x = __ldg(reinterpret_cast<const uint4*>(stream[tile] + at + n * 32));
-          multiply<T>(logit[tile], {a[n].x, b[n].x, a[n].y, b[n].y}, x.x, x.y);
-          multiply<T>(logit[tile], {a[n].z, b[n].z, a[n].w, b[n].w}, x.z, x.w);
+#pragma unroll
+          for (int band = 0; band < kBands; ++band) {
+            const uint4 top = a[n][band][0], bottom = a[n][band][1];
+            multiply<T>(logit[band][tile], {top.x, bottom.x, top.y, bottom.y}, x.x, x.y);
+            multiply<T>(logit[band][tile], {top.z, bottom.z, top.w, bottom.w}, x.z, x.w);
+          }
         }
     };
     int at = 0;
@@ -182,12 +193,12 @@ struct Logits {
 };
 
 // float32 has no tensor core of its own precision: lanes share a row's inner dimension, then every lane keeps what belongs to its fragment.
-template <int kTiles>
-struct Logits<float, kTiles> {
-  __device__ __forceinline__ static void compute(const Gate<float>& op, int first_row, int first_stream, float (&logit)[kTiles][4]) {
+template <int kTiles, int kBands>
+struct Logits<float, kTiles, kBands> {
+  __device__ __forceinline__ static void compute(const Gate<float>& op, int first_row, int first_stream, float (&logit)[kBands][kTiles][4]) {
     const int lane = threadIdx.x % 32;
 #pragma unroll
-    for (int half = 0; half < 2; ++half)
+    for (int half = 0; half < 2 * kBands; ++half)
       for (int row = 0; row < 8; ++row) {
         const float* head = op.head + static_cast<std::int64_t>(min(first_row + half * 8 + row, op.vocabulary - 1)) * op.width;
 #pragma unroll
@@ -200,34 +211,35 @@ struct Logits<float, kTiles> {
 #pragma unroll
           for (int n = 0; n < 8; ++n) {
             sum[n] = sum_lanes<32>(sum[n]);
-            if (lane / 4 == row && lane % 4 == n / 2) logit[tile][half * 2 + n % 2] = sum[n];
+            if (lane / 4 == row && lane % 4 == n / 2) logit[half / 2][tile][half % 2 * 2 + n % 2] = sum[n];
           }
         }
       }
   }
 };
 
-// Grid (runs, groups of kTiles * 8 streams); four warps of 16 vocabulary rows.
-template <typename T, int kTiles>
-__global__ void __launch_bounds__(128) vocabulary_kernel(const Gate<T> op) {
-  __shared__ Partial shared[4][kTiles * 8];
+// Grid (runs, groups of kTiles * 8 streams); the warps of a block share its kRunRows vocabulary rows.
+template <typename T, int kTiles, int kBands>
+__global__ void __launch_bounds__(kRunRows / kBands * 2, 4 * kBands) vocabulary_kernel(const Gate<T> op) {
+  constexpr int kWarps = kRunRows / (16 * kBands);
+  __shared__ Partial shared[kWarps][kTiles * 8];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int first_row = blockIdx.x * kRunRows + warp * 16, first_stream = blockIdx.y * kTiles * 8;
-  float logit[kTiles][4] = {};
-  Logits<T, kTiles>::compute(op, first_row, first_stream, logit);
+  const int first_row = blockIdx.x * kRunRows + warp * 16 * kBands, first_stream = blockIdx.y * kTiles * 8;
+  float logit[kBands][kTiles][4] = {};
+  Logits<T, kTiles, kBands>::compute(op, first_row, first_stream, logit);
 
-  const int row = first_row + lane / 4;
 #pragma unroll
   for (int tile = 0; tile < kTiles; ++tile)
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
       const int column = tile * 8 + lane % 4 * 2 + n;
-      Partial all = {-INFINITY, 0.0f, row};
-      if (row < op.vocabulary) all = {logit[tile][n], 1.0f, row};
-      if (row + 8 < op.vocabulary) join(all, {logit[tile][n + 2], 1.0f, row + 8});
-      if (first_stream + column < op.streams) {
-        if (row == op.silence) op.silence_logit[first_stream + column] = logit[tile][n];
-        if (row + 8 == op.silence) op.silence_logit[first_stream + column] = logit[tile][n + 2];
+      Partial all = {-INFINITY, 0.0f, op.vocabulary};
+#pragma unroll
+      for (int half = 0; half < 2 * kBands; ++half) {
+        const int row = first_row + half * 8 + lane / 4;
+        const float value = logit[half / 2][tile][half % 2 * 2 + n];
+        if (row < op.vocabulary) join(all, {value, 1.0f, row});
+        if (row == op.silence && first_stream + column < op.streams) op.silence_logit[first_stream + column] = value;
       }
 #pragma unroll
       for (int offset = 4; offset < 32; offset *= 2) join(all, shuffle(all, offset));
@@ -236,33 +248,44 @@ __global__ void __launch_bounds__(128) vocabulary_kernel(const Gate<T> op) {
   __syncthreads();
   if (threadIdx.x < kTiles * 8 && first_stream + threadIdx.x < op.streams) {
     Partial all = shared[0][threadIdx.x];
-    for (int other = 1; other < 4; ++other) join(all, shared[other][threadIdx.x]);
+#pragma unroll
+    for (int other = 1; other < kWarps; ++other) join(all, shared[other][threadIdx.x]);
     op.partial[static_cast<std::int64_t>(first_stream + threadIdx.x) * gridDim.x + blockIdx.x] = all;
   }
 }
 
-// One block a stream.
+// One block a stream. Four partials are asked for at once, because each comes from the L2 cache.
 template <typename T>
-__global__ void __launch_bounds__(256) decide_kernel(const Gate<T> op, int runs) {
-  __shared__ Partial shared[8];
+__global__ void __launch_bounds__(1024) decide_kernel(const Gate<T> op, int runs) {
+  __shared__ Partial shared[32];
+  const Partial nothing = {-INFINITY, 0.0f, op.vocabulary};
   const Partial* partial = op.partial + static_cast<std::int64_t>(blockIdx.x) * runs;
-  Partial all = {-INFINITY, 0.0f, op.vocabulary};
-  for (int run = threadIdx.x; run < runs; run += 256) join(all, partial[run]);
+  Partial all = nothing;
+  for (int run = threadIdx.x; run < runs; run += 4 * 1024) {
+    Partial next[4];
+#pragma unroll
+    for (int n = 0; n < 4; ++n) next[n] = run + n * 1024 < runs ? partial[run + n * 1024] : nothing;
+#pragma unroll
+    for (int n = 0; n < 4; ++n) join(all, next[n]);
+  }
   for (int offset = 1; offset < 32; offset *= 2) join(all, shuffle(all, offset));
   if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = all;
   __syncthreads();
-  if (threadIdx.x == 0) {
-    for (int warp = 1; warp < 8; ++warp) join(all, shared[warp]);
-    const float probability = -expm1f(op.silence_logit[blockIdx.x] - all.top - logf(all.sum));
-    op.probability[blockIdx.x] = probability;
-    op.speak[blockIdx.x] = op.mode == GateMode::kGreedy ? all.best != op.silence : probability >= op.threshold;
+  if (threadIdx.x < 32) {
+    all = shared[threadIdx.x];
+    for (int offset = 1; offset < 32; offset *= 2) join(all, shuffle(all, offset));
+    if (threadIdx.x == 0) {
+      const float probability = -expm1f(op.silence_logit[blockIdx.x] - all.top - logf(all.sum));
+      op.probability[blockIdx.x] = probability;
+      op.speak[blockIdx.x] = op.mode == GateMode::kGreedy ? all.best != op.silence : probability >= op.threshold;
+    }
   }
 }
 
-template <typename T, int kTiles>
+template <typename T, int kTiles, int kBands>
 void launch_vocabulary(const Gate<T>& op, int runs, cudaStream_t stream) {
   const dim3 grid(runs, (op.streams + kTiles * 8 - 1) / (kTiles * 8));
-  vocabulary_kernel<T, kTiles><<<grid, 128, 0, stream>>>(op);
+  vocabulary_kernel<T, kTiles, kBands><<<grid, kRunRows / kBands * 2, 0, stream>>>(op);
 }
 
 inline int gate_runs(int vocabulary) { return (vocabulary + kRunRows - 1) / kRunRows; }
@@ -279,12 +302,12 @@ cudaError_t launch_gate(const Gate<T>& op, cudaStream_t stream) {
   normalize_kernel<T, false><<<op.streams, threads, 0, stream>>>(op);
   const int runs = gate_runs(op.vocabulary);
   if (op.streams <= 8)
-    launch_vocabulary<T, 1>(op, runs, stream);
+    launch_vocabulary<T, 1, 1>(op, runs, stream);
   else if (op.streams <= 16)
-    launch_vocabulary<T, 2>(op, runs, stream);
+    launch_vocabulary<T, 2, 1>(op, runs, stream);
   else
-    launch_vocabulary<T, 4>(op, runs, stream);
-  decide_kernel<T><<<op.streams, 256, 0, stream>>>(op, runs);
+    launch_vocabulary<T, 4, 2>(op, runs, stream);  // two bands: the streams' rows, not the head's, would be the most read otherwise
+  decide_kernel<T><<<op.streams, 1024, 0, stream>>>(op, runs);
   return cudaGetLastError();
 }
 

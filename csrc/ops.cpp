@@ -67,34 +67,37 @@ std::tuple<Tensor, Tensor> gate(Tensor rows, Tensor weight, double eps, Tensor h
   return {speak, probability};
 }
 
-int64_t resize_table(int64_t size_in, Tensor first, Tensor weights) {
+int64_t resize_table(int64_t size_in, int64_t weight_bits, Tensor first, Tensor weights) {
   const int64_t size_out = first.numel();
   STD_TORCH_CHECK(size_in > 0 && size_out > 0, "a resize is from at least one pixel to at least one pixel");
+  STD_TORCH_CHECK(weight_bits > 0 && weight_bits <= 23, "weights have 1 to 23 bits");
   check(first, "first", ScalarType::Int, size_out);
-  check(weights, "weights", ScalarType::Short, resize_taps(size_in, size_out) * size_out);
-  return fill_resize_table(size_in, size_out, mutable_data<int32_t>(first), mutable_data<int16_t>(weights));
+  check(weights, "weights", ScalarType::Short, weight_planes(weight_bits) * resize_taps(size_in, size_out) * size_out);
+  return fill_resize_table(size_in, size_out, weight_bits, mutable_data<int32_t>(first), mutable_data<int16_t>(weights));
 }
 
 void preprocess(Tensor frames, Tensor first_y, Tensor weights_y, int64_t bits_y, Tensor first_x, Tensor weights_x, int64_t bits_x,
-                std::vector<double> mean, std::vector<double> deviation, int64_t patch, int64_t block, std::vector<int64_t> color, Tensor out) {
-  check_preprocess(frames, first_y, weights_y, first_x, weights_x, mean, deviation, patch, block, color, out);
+                std::vector<double> mean, std::vector<double> deviation, int64_t patch, int64_t merge, std::vector<int64_t> color, Tensor out) {
+  check_preprocess(frames, first_y, weights_y, first_x, weights_x, mean, deviation, patch, merge, color, out);
   Color matrix;
   if (!color.empty())
     matrix = {static_cast<int32_t>(color[0]), static_cast<int32_t>(color[1]), static_cast<int32_t>(color[2]), static_cast<int32_t>(color[3]),
               static_cast<int32_t>(color[4])};
   const int64_t height = color.empty() ? frames.size(1) : frames.size(1) / 3 * 2;
-  const Axis rows{data<int32_t>(first_y), data<int16_t>(weights_y), weights_y.size(0) * 4, bits_y, height, weights_y.size(1)};
-  const Axis columns{data<int32_t>(first_x), data<int16_t>(weights_x), weights_x.size(0) * 4, bits_x, frames.size(2), weights_x.size(1)};
-  const Levels levels(mean.data(), deviation.data());
+  const auto axis = [](const Tensor& first, const Tensor& weights, int64_t bits, int64_t in) {
+    return Axis{data<int32_t>(first), data<int16_t>(weights), weights.size(0), weights.size(1) * 4, bits, in, weights.size(2)};
+  };
+  const Axis rows = axis(first_y, weights_y, bits_y, height), columns = axis(first_x, weights_x, bits_x, frames.size(2));
   std::vector<uint8_t> narrow_rows(rows.in * columns.out * 3);
   for (int64_t index = 0; index < frames.size(0); ++index) {
     const uint8_t* frame = data<uint8_t>(frames) + index * (frames.numel() / frames.size(0));
     parallel_for(0, rows.in, 16, [&](int64_t begin, int64_t end) { resize_rows(frame, rows, columns, matrix, begin, end, narrow_rows.data()); });
     with_type<BFloat16, Float16>(out, [&](auto zero) {
       using T = decltype(zero);
+      const Levels<T> levels(mean.data(), deviation.data());
       T* to = mutable_data<T>(out) + index * rows.out * columns.out * 3;
       parallel_for(0, rows.out, 16, [&](int64_t begin, int64_t end) {
-        resize_columns(narrow_rows.data(), rows, columns, levels, patch, block, begin, end, to);
+        resize_columns(narrow_rows.data(), rows, columns, levels, patch, merge, begin, end, to);
       });
     });
   }
@@ -108,10 +111,10 @@ STABLE_TORCH_LIBRARY(evostreaming, library) {
       "Tensor(a!) key_pages, Tensor(b!) value_pages) -> Tensor");
   library.def(
       "gate(Tensor rows, Tensor weight, float eps, Tensor head, int silence, int marker, int mode, float threshold) -> (Tensor, Tensor)");
-  library.def("resize_table(int size_in, Tensor(a!) first, Tensor(b!) weights) -> int");
+  library.def("resize_table(int size_in, int weight_bits, Tensor(a!) first, Tensor(b!) weights) -> int");
   library.def(
       "preprocess(Tensor frames, Tensor first_y, Tensor weights_y, int bits_y, Tensor first_x, Tensor weights_x, int bits_x, float[] mean, "
-      "float[] deviation, int patch, int block, int[] color, Tensor(a!) out) -> ()");
+      "float[] deviation, int patch, int merge, int[] color, Tensor(a!) out) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(evostreaming, CPU, library) {

@@ -78,11 +78,13 @@ std::tuple<Tensor, Tensor> gate(Tensor rows, Tensor weight, double eps, Tensor h
 }
 
 void preprocess(Tensor frames, Tensor first_y, Tensor weights_y, int64_t bits_y, Tensor first_x, Tensor weights_x, int64_t bits_x,
-                std::vector<double> mean, std::vector<double> deviation, int64_t patch, int64_t block, std::vector<int64_t> color, Tensor out) {
-  check_preprocess(frames, first_y, weights_y, first_x, weights_x, mean, deviation, patch, block, color, out);
+                std::vector<double> mean, std::vector<double> deviation, int64_t patch, int64_t merge, std::vector<int64_t> color, Tensor out) {
+  check_preprocess(frames, first_y, weights_y, first_x, weights_x, mean, deviation, patch, merge, color, out);
   const auto axis = [](const Tensor& first, const Tensor& weights, int64_t bits, int64_t in) {
-    return Axis{data<int32_t>(first), data<int16_t>(weights), static_cast<int>(weights.size(0) * 4), static_cast<int>(bits), static_cast<int>(in),
-                static_cast<int>(weights.size(1)), 0};
+    const int taps = static_cast<int>(weights.size(1) * 4), outputs = static_cast<int>(weights.size(2));
+    const int16_t* coarse = data<int16_t>(weights);
+    return Axis{data<int32_t>(first), coarse, weights.size(0) == 2 ? coarse + taps * outputs : nullptr, taps, static_cast<int>(bits),
+                static_cast<int>(in), outputs, 0};
   };
   const torch::stable::accelerator::DeviceGuard guard(frames.get_device_index());
   with_type<BFloat16, Float16>(out, [&](auto zero) {
@@ -93,7 +95,7 @@ void preprocess(Tensor frames, Tensor first_y, Tensor weights_y, int64_t bits_y,
     op.rows = axis(first_y, weights_y, bits_y, color.empty() ? frames.size(1) : frames.size(1) / 3 * 2);
     op.columns = axis(first_x, weights_x, bits_x, frames.size(2));
     op.patch = static_cast<int>(patch);
-    op.block = static_cast<int>(block);
+    op.merge = static_cast<int>(merge);
     op.frame_bytes = frames.size(0) ? frames.numel() / frames.size(0) : 0;
     for (int channel = 0; channel < 3; ++channel) {
       op.center[channel] = 255 * static_cast<float>(mean[channel]);

@@ -2,7 +2,7 @@
 //
 // A block makes one tile of the resized frame: the source pixels under it come to shared memory in 16-byte loads (NV12 becomes RGB there), are
 // resized along x into bytes, along y into bytes, normalized, and leave in patch order, which is one contiguous run of the output for every
-// square of block x block patches. Weights have 16 bits and pixels 8, so dp2a does two multiply-adds at a time, exactly.
+// square of merge x merge patches. Weights have 16 bits and pixels 8, so dp2a does two multiply-adds at a time, exactly.
 #pragma once
 
 #include <algorithm>
@@ -11,10 +11,19 @@
 
 namespace evostreaming {
 
+// n / by for n * by < 2^32, as one multiplication.
+struct Divide {
+  std::uint32_t by, magic;
+
+  __host__ __device__ Divide(int by = 1) : by(by), magic(0xffffffffu / by + 1) {}
+  __device__ __forceinline__ int operator()(int n) const { return by == 1 ? n : static_cast<int>(__umulhi(n, magic)); }
+};
+
 // One axis of the resize; see resize_table.h. `reach`: inputs under `tile` neighboring outputs, at most.
 struct Axis {
   const std::int32_t* first;
   const std::int16_t* weights;  // (taps / 4, out, 4)
+  const std::int16_t* fine;     // the same, or null: the weight is 256 * weights + fine
   int taps, bits, in, out, reach;
 };
 
@@ -23,14 +32,15 @@ struct Preprocess {
   const std::uint8_t* frames;
   T* out;
   Axis rows, columns;
-  int patch, block, tile;  // tile: pixels of its side, a multiple of patch * block
+  int patch, merge, tile;  // tile: pixels of its side, a multiple of patch * merge
   int staged_rows, staged_pitch, narrow_pitch;  // of shared memory
+  Divide by_staged_words, by_pairs, by_narrow_words, by_size, by_area, by_patch, by_squares, by_merge;
   std::int64_t frame_bytes;
   float center[3], spread[3];
   int luma, red_v, green_u, green_v, blue_u;  // scaled by 2^14; luma 0: the frame is RGB
 };
 
-constexpr int kFrameThreads = 256;
+constexpr int kFrameThreads = 512;
 constexpr int kStagedBytes = 40 * 1024;
 constexpr int kSharedLimit = 220 * 1024;
 
@@ -43,27 +53,37 @@ __device__ __forceinline__ int dot_high(std::uint32_t weights, std::uint32_t byt
   asm("dp2a.hi.s32.u32 %0, %1, %2, %3;" : "=r"(sum) : "r"(weights), "r"(bytes), "r"(sum));
   return sum;
 }
-__device__ __forceinline__ std::uint32_t to_byte(int value) { return static_cast<std::uint32_t>(min(max(value, 0), 255)); }
+__device__ __forceinline__ std::uint32_t to_byte(int value) { return static_cast<std::uint32_t>(__vimin_s32_relu(value, 255)); }
+
+// Sixteen bytes from an aligned address, of which those outside [begin, end) are not read.
+__device__ __forceinline__ uint4 load_inside(std::uintptr_t from, std::uintptr_t begin, std::uintptr_t end) {
+  if (from >= begin && from + 16 <= end) return __ldg(reinterpret_cast<const uint4*>(from));
+  std::uint32_t word[4] = {};
+#pragma unroll
+  for (int i = 0; i < 16; ++i)
+    if (from + i >= begin && from + i < end)
+      word[i / 4] |= static_cast<std::uint32_t>(*reinterpret_cast<const std::uint8_t*>(from + i)) << (i % 4 * 8);
+  return {word[0], word[1], word[2], word[3]};
+}
 
 // Source rows [begin, end), columns [left, left + columns.reach) to shared memory as RGB. A row starts at the same offset within 16 bytes as in
-// global memory (RGB), or at 0 (NV12). Rows and bytes beyond the frame repeat its last ones: their weight is zero.
+// global memory (RGB), or at 0 (NV12). What lies beyond the frame has weight zero.
 template <typename T>
 __device__ __forceinline__ void stage(const Preprocess<T>& op, const std::uint8_t* frame, int begin, int end, int left, std::uint8_t* staged) {
   const int width = op.columns.in, height = op.rows.in;
   if (op.luma == 0) {
     const int words = op.staged_pitch / 16, all = words * (end - begin);
-    const std::uintptr_t last = (reinterpret_cast<std::uintptr_t>(frame) + op.frame_bytes - 1) & ~std::uintptr_t{15};
+    const std::uintptr_t start = reinterpret_cast<std::uintptr_t>(frame);
     for (int i = threadIdx.x; i < all; i += kFrameThreads) {
-      const int row = i / words, word = i - row * words;
-      const std::uintptr_t from =
-          (reinterpret_cast<std::uintptr_t>(frame) + (static_cast<std::int64_t>(min(begin + row, height - 1)) * width + left) * 3) & ~std::uintptr_t{15};
-      reinterpret_cast<uint4*>(staged)[i] = __ldg(reinterpret_cast<const uint4*>(min(from + word * 16, last)));
+      const int row = op.by_staged_words(i), word = i - row * words;
+      const std::uintptr_t from = start + (static_cast<std::int64_t>(min(begin + row, height - 1)) * width + left) * 3;
+      reinterpret_cast<uint4*>(staged)[i] = load_inside((from & ~std::uintptr_t{15}) + word * 16, start, start + op.frame_bytes);
     }
     return;
   }
   const int pairs = op.columns.reach / 2, all = pairs * (end - begin);
   for (int i = threadIdx.x; i < all; i += kFrameThreads) {
-    const int row = i / pairs, y = min(begin + row, height - 1), x = min(left + (i - row * pairs) * 2, width - 2);
+    const int row = op.by_pairs(i), y = min(begin + row, height - 1), x = min(left + (i - row * pairs) * 2, width - 2);
     const std::uint8_t* light = frame + static_cast<std::int64_t>(y) * width + x;
     const std::uint8_t* chroma = frame + static_cast<std::int64_t>(height + y / 2) * width + x;
     const int u = chroma[0] - 128, v = chroma[1] - 128;
@@ -78,32 +98,130 @@ __device__ __forceinline__ void stage(const Preprocess<T>& op, const std::uint8_
   }
 }
 
-// One pixel of one source row, resized along x: four taps are 12 bytes, sorted into pairs of one channel.
-__device__ __forceinline__ void resize_pixel(const std::uint8_t* from, const uint2* weights, int taps, int stride, int bits, std::uint8_t* to) {
-  const int shift = static_cast<int>(reinterpret_cast<std::uintptr_t>(from) & 3) * 8;
-  const std::uint32_t* word = reinterpret_cast<const std::uint32_t*>(from - shift / 8);
-  int red = 1 << (bits - 1), green = red, blue = red;
-  std::uint32_t carry = *word++;
-  for (int tap = 0; tap < taps; tap += 4, word += 3, weights += stride) {
-    const std::uint32_t one = word[0], two = word[1], three = word[2];
-    const std::uint32_t a = __funnelshift_r(carry, one, shift), b = __funnelshift_r(one, two, shift), c = __funnelshift_r(two, three, shift);
-    carry = three;
-    const uint2 weight = __ldg(weights);
-    // Bytes: a = R0 G0 B0 R1, b = G1 B1 R2 G2, c = B2 R3 G3 B3.
-    const std::uint32_t reds = __byte_perm(__byte_perm(a, b, 0x0630), c, 0x5210), greens = __byte_perm(__byte_perm(a, b, 0x0741), c, 0x6210);
-    const std::uint32_t blues = __byte_perm(__byte_perm(a, b, 0x0052), c, 0x7410);
-    red = dot_high(weight.y, reds, dot_low(weight.x, reds, red));
-    green = dot_high(weight.y, greens, dot_low(weight.x, greens, green));
-    blue = dot_high(weight.y, blues, dot_low(weight.x, blues, blue));
+// Four products of one channel.
+__device__ __forceinline__ int dot_four(uint2 weights, std::uint32_t bytes, int sum) {
+  return dot_high(weights.y, bytes, dot_low(weights.x, bytes, sum));
+}
+
+// One pixel of two source rows, resized along x to output `x`: four taps are 12 bytes, sorted by channel.
+__device__ __forceinline__ void resize_pixels(const std::uint8_t* const (&from)[2], const Axis& axis, int x, std::uint8_t* const (&to)[2]) {
+  const uint2* weights = reinterpret_cast<const uint2*>(axis.weights) + x;
+  const uint2* fine = reinterpret_cast<const uint2*>(axis.fine) + x;
+  const std::uint32_t* word[2];
+  int shift[2], sum[2][3], fine_sum[2][3];
+  std::uint32_t carry[2];
+#pragma unroll
+  for (int n = 0; n < 2; ++n) {
+    shift[n] = static_cast<int>(reinterpret_cast<std::uintptr_t>(from[n]) & 3) * 8;
+    word[n] = reinterpret_cast<const std::uint32_t*>(from[n] - shift[n] / 8);
+    carry[n] = *word[n]++;
+#pragma unroll
+    for (int channel = 0; channel < 3; ++channel) {
+      sum[n][channel] = 0;
+      fine_sum[n][channel] = 1 << (axis.bits - 1);
+    }
   }
-  to[0] = to_byte(red >> bits);
-  to[1] = to_byte(green >> bits);
-  to[2] = to_byte(blue >> bits);
+  for (int tap = 0; tap < axis.taps; tap += 4, weights += axis.out) {
+    const uint2 weight = __ldg(weights);
+    const uint2 rest = axis.fine ? __ldg(fine) : uint2{};
+    if (axis.fine) fine += axis.out;
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      const std::uint32_t one = word[n][0], two = word[n][1], three = word[n][2];
+      const std::uint32_t a = __funnelshift_r(carry[n], one, shift[n]), b = __funnelshift_r(one, two, shift[n]);
+      const std::uint32_t c = __funnelshift_r(two, three, shift[n]);
+      carry[n] = three;
+      word[n] += 3;
+      // Bytes: a = R0 G0 B0 R1, b = G1 B1 R2 G2, c = B2 R3 G3 B3.
+      const std::uint32_t pixels[3] = {__byte_perm(__byte_perm(a, b, 0x0630), c, 0x5210), __byte_perm(__byte_perm(a, b, 0x0741), c, 0x6210),
+                                       __byte_perm(__byte_perm(a, b, 0x0052), c, 0x7410)};
+#pragma unroll
+      for (int channel = 0; channel < 3; ++channel) {
+        sum[n][channel] = dot_four(weight, pixels[channel], sum[n][channel]);
+        if (axis.fine) fine_sum[n][channel] = dot_four(rest, pixels[channel], fine_sum[n][channel]);
+      }
+    }
+  }
+  const int scale = axis.fine ? 256 : 1;
+#pragma unroll
+  for (int n = 0; n < 2; ++n)
+#pragma unroll
+    for (int channel = 0; channel < 3; ++channel) to[n][channel] = to_byte((sum[n][channel] * scale + fine_sum[n][channel]) >> axis.bits);
+}
+
+// Four neighboring bytes of the narrow rows, resized along y to output `y`: two rows are interleaved into pairs.
+__device__ __forceinline__ std::uint32_t resize_word(const std::uint32_t* from, int words, const Axis& axis, int y) {
+  const uint2* weights = reinterpret_cast<const uint2*>(axis.weights) + y;
+  const uint2* fine = reinterpret_cast<const uint2*>(axis.fine) + y;
+  int sum[4] = {}, fine_sum[4];
+#pragma unroll
+  for (int n = 0; n < 4; ++n) fine_sum[n] = 1 << (axis.bits - 1);
+  const auto add = [](int(&sum)[4], std::uint32_t pair, std::uint32_t low, std::uint32_t high) {
+    sum[0] = dot_low(pair, low, sum[0]);
+    sum[1] = dot_high(pair, low, sum[1]);
+    sum[2] = dot_low(pair, high, sum[2]);
+    sum[3] = dot_high(pair, high, sum[3]);
+  };
+  for (int tap = 0; tap < axis.taps; tap += 4, weights += axis.out) {
+    const uint2 weight = __ldg(weights);
+    const uint2 rest = axis.fine ? __ldg(fine) : uint2{};
+#pragma unroll
+    for (int pair = 0; pair < 2; ++pair, from += 2 * words) {
+      const std::uint32_t a = from[0], b = from[words];
+      const std::uint32_t low = __byte_perm(a, b, 0x5140), high = __byte_perm(a, b, 0x7362);
+      add(sum, pair ? weight.y : weight.x, low, high);
+      if (axis.fine) add(fine_sum, pair ? rest.y : rest.x, low, high);
+    }
+    if (axis.fine) fine += axis.out;
+  }
+  std::uint32_t bytes = 0;
+#pragma unroll
+  for (int n = 0; n < 4; ++n) bytes |= to_byte((sum[n] * (axis.fine ? 256 : 1) + fine_sum[n]) >> axis.bits) << (8 * n);
+  return bytes;
+}
+
+// The tile's bytes in patch order, kStep neighbors at a time: they never leave a patch, because kStep divides its pixels.
+template <typename T, int kStep>
+__device__ __forceinline__ void emit(const Preprocess<T>& op, const std::uint8_t* tile, const T* levels, int x0, int y0, int width, int height) {
+  struct alignas(kStep * sizeof(T)) Step {
+    T value[kStep];
+  };
+  const int area = op.patch * op.patch, size = 3 * area, unit = op.patch * op.merge, squares = op.merge * op.merge;
+  const int units = op.columns.out / unit, first = y0 / unit * units + x0 / unit;
+  const Divide by_across(width / unit);
+  T* out = op.out + blockIdx.z * static_cast<std::int64_t>(op.rows.out) * op.columns.out * 3;
+  for (int e = threadIdx.x * kStep; e < width * height * 3; e += kFrameThreads * kStep) {
+    const int patch = op.by_size(e), inside = e - patch * size;
+    const int square = op.by_squares(patch), member = patch - square * squares;
+    const int square_y = by_across(square), square_x = square - square_y * by_across.by;
+    const int member_y = op.by_merge(member), member_x = member - member_y * op.merge;
+    int channel = op.by_area(inside), py = op.by_patch(inside - channel * area), px = inside - channel * area - py * op.patch;
+    const int y = square_y * unit + member_y * op.patch + py, x = square_x * unit + member_x * op.patch + px;
+    const std::uint8_t* from = tile + y * op.narrow_pitch + x * 3;
+    Step step;
+#pragma unroll
+    for (int n = 0; n < kStep; ++n) {
+      step.value[n] = levels[channel * 256 + from[channel]];
+      from += 3;
+      if (++px == op.patch) {
+        px = 0;
+        from += op.narrow_pitch - 3 * op.patch;
+        if (++py == op.patch) {
+          py = 0;
+          from -= op.patch * op.narrow_pitch;
+          ++channel;
+        }
+      }
+    }
+    const std::int64_t place = static_cast<std::int64_t>(first + square_y * units + square_x) * squares + member;
+    *reinterpret_cast<Step*>(out + place * size + inside) = step;
+  }
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kFrameThreads, 4) preprocess_kernel(const Preprocess<T> op) {
+__global__ void __launch_bounds__(kFrameThreads, 2) preprocess_kernel(const Preprocess<T> op) {
   extern __shared__ uint4 shared[];
+  __shared__ T levels[3 * 256];
   std::uint8_t* staged = reinterpret_cast<std::uint8_t*>(shared);
   std::uint8_t* narrow_rows = staged + op.staged_rows * op.staged_pitch + 16;  // (rows.reach, narrow_pitch)
   std::uint8_t* final_rows = narrow_rows + op.rows.reach * op.narrow_pitch;    // (tile, narrow_pitch)
@@ -112,20 +230,30 @@ __global__ void __launch_bounds__(kFrameThreads, 4) preprocess_kernel(const Prep
   const std::uint8_t* frame = op.frames + blockIdx.z * op.frame_bytes;
   const int top = op.rows.first[y0], bottom = op.rows.first[y0 + height - 1] + op.rows.taps;
   const int left = op.luma ? op.columns.first[x0] & ~1 : op.columns.first[x0];
+  // Where a source row starts within 16 bytes: start + row * stride, modulo 16.
+  const std::uint32_t stride = op.luma ? 0 : op.columns.in * 3;
+  const std::uint32_t start = op.luma ? 0 : static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(frame)) + left * 3;
 
   for (int begin = top; begin < bottom; begin += op.staged_rows) {
     const int end = min(begin + op.staged_rows, bottom);
     stage(op, frame, begin, end, left, staged);
+    if (begin == top)
+      for (int i = threadIdx.x; i < 3 * 256; i += kFrameThreads)
+        levels[i] = narrow<T>(__fdiv_rn(i % 256 - op.center[i / 256], op.spread[i / 256]));
     __syncthreads();
     for (int x = threadIdx.x % 32; x < width; x += 32) {
       const int offset = (op.columns.first[x0 + x] - left) * 3;
-      const uint2* weights = reinterpret_cast<const uint2*>(op.columns.weights) + x0 + x;
-      for (int row = begin + threadIdx.x / 32; row < end; row += kFrameThreads / 32) {
-        const std::uintptr_t start =
-            reinterpret_cast<std::uintptr_t>(frame) + (static_cast<std::int64_t>(min(row, op.rows.in - 1)) * op.columns.in + left) * 3;
-        const int phase = op.luma ? 0 : static_cast<int>(start & 15);
-        resize_pixel(staged + (row - begin) * op.staged_pitch + phase + offset, weights, op.columns.taps, op.columns.out, op.columns.bits,
-                     narrow_rows + (row - top) * op.narrow_pitch + 3 * x);
+      for (int row = begin + threadIdx.x / 32; row < end; row += kFrameThreads / 16) {
+        const std::uint8_t* from[2];
+        std::uint8_t* to[2];
+#pragma unroll
+        for (int n = 0; n < 2; ++n) {
+          // The last row can come twice.
+          const int source = min(row + n * (kFrameThreads / 32), end - 1);
+          from[n] = staged + (source - begin) * op.staged_pitch + ((start + min(source, op.rows.in - 1) * stride) & 15) + offset;
+          to[n] = narrow_rows + (source - top) * op.narrow_pitch + 3 * x;
+        }
+        resize_pixels(from, op.columns, x0 + x, to);
       }
     }
     __syncthreads();
@@ -133,65 +261,22 @@ __global__ void __launch_bounds__(kFrameThreads, 4) preprocess_kernel(const Prep
 
   const int words = op.narrow_pitch / 4;
   for (int i = threadIdx.x; i < height * words; i += kFrameThreads) {
-    const int y = i / words, word = i - y * words;
+    const int y = op.by_narrow_words(i), word = i - y * words;
     const std::uint32_t* from = reinterpret_cast<const std::uint32_t*>(narrow_rows + (op.rows.first[y0 + y] - top) * op.narrow_pitch) + word;
-    const uint2* weights = reinterpret_cast<const uint2*>(op.rows.weights) + y0 + y;
-    int sum[4];
-#pragma unroll
-    for (int n = 0; n < 4; ++n) sum[n] = 1 << (op.rows.bits - 1);
-    for (int tap = 0; tap < op.rows.taps; tap += 4, weights += op.rows.out) {
-      const uint2 weight = __ldg(weights);
-#pragma unroll
-      for (int pair = 0; pair < 2; ++pair, from += 2 * words) {
-        const std::uint32_t a = from[0], b = from[words], packed = pair ? weight.y : weight.x;
-        const std::uint32_t low = __byte_perm(a, b, 0x5140), high = __byte_perm(a, b, 0x7362);
-        sum[0] = dot_low(packed, low, sum[0]);
-        sum[1] = dot_high(packed, low, sum[1]);
-        sum[2] = dot_low(packed, high, sum[2]);
-        sum[3] = dot_high(packed, high, sum[3]);
-      }
-    }
-    std::uint32_t bytes = 0;
-#pragma unroll
-    for (int n = 0; n < 4; ++n) bytes |= to_byte(sum[n] >> op.rows.bits) << (8 * n);
-    reinterpret_cast<std::uint32_t*>(final_rows)[i] = bytes;
+    reinterpret_cast<std::uint32_t*>(final_rows)[i] = resize_word(from, words, op.rows, y0 + y);
   }
   __syncthreads();
 
-  // Two neighbors at a time: a pair never leaves its patch, because a patch has an even number of pixels, or is written one by one.
-  const int area = op.patch * op.patch, size = 3 * area, unit = op.patch * op.block, across = width / unit;
-  const int step = area % 2 ? 1 : 2;
-  const std::int64_t base = blockIdx.z * static_cast<std::int64_t>(op.rows.out) * op.columns.out * 3;
-  for (int e = threadIdx.x * step; e < width * height * 3; e += kFrameThreads * step) {
-    const int index = e / size, inside = e - index * size;
-    const int square = index / (op.block * op.block), member = index - square * op.block * op.block;
-    const int square_y = square / across, square_x = square - square_y * across;
-    const int y = square_y * unit + member / op.block * op.patch, x = square_x * unit + member % op.block * op.patch;
-    const std::int64_t place = (static_cast<std::int64_t>(y0 / unit + square_y) * (op.columns.out / unit) + x0 / unit + square_x) * op.block * op.block + member;
-    T pair[2];
-    for (int n = 0; n < step; ++n) {
-      const int channel = (inside + n) / area, pixel = (inside + n) - channel * area, py = pixel / op.patch, px = pixel - py * op.patch;
-      const float level = final_rows[(y + py) * op.narrow_pitch + (x + px) * 3 + channel];
-      const float center = channel == 0 ? op.center[0] : channel == 1 ? op.center[1] : op.center[2];
-      const float spread = channel == 0 ? op.spread[0] : channel == 1 ? op.spread[1] : op.spread[2];
-      pair[n] = narrow<T>(__fdiv_rn(level - center, spread));
-    }
-    T* to = op.out + base + place * size + inside;
-    if (step == 1) {
-      to[0] = pair[0];
-    } else {
-      struct alignas(2 * sizeof(T)) Two {
-        T value[2];
-      };
-      *reinterpret_cast<Two*>(to) = {pair[0], pair[1]};
-    }
-  }
+  if (op.patch % 2 == 0)
+    emit<T, 4>(op, final_rows, levels, x0, y0, width, height);
+  else
+    emit<T, 1>(op, final_rows, levels, x0, y0, width, height);
 }
 
 // Fills in the tile and the layout of shared memory; false if a tile cannot fit, which takes a shrink of about eighty-fold.
 template <typename T>
 bool plan_preprocess(Preprocess<T>& op, std::size_t& shared_bytes) {
-  const int unit = op.patch * op.block;
+  const int unit = op.patch * op.merge;
   op.tile = std::max(1, 28 / unit) * unit;
   for (Axis* axis : {&op.rows, &op.columns}) {
     const int outputs = std::min(op.tile, axis->out);
@@ -201,8 +286,18 @@ bool plan_preprocess(Preprocess<T>& op, std::size_t& shared_bytes) {
   op.staged_pitch = (op.columns.reach * 3 + 15 + 4 + 15) / 16 * 16;
   op.staged_rows = std::min(op.rows.reach, std::max(1, kStagedBytes / op.staged_pitch));
   op.narrow_pitch = (std::min(op.tile, op.columns.out) * 3 + 3) / 4 * 4;
+  const int area = op.patch * op.patch;
+  op.by_staged_words = Divide(op.staged_pitch / 16);
+  op.by_pairs = Divide(op.columns.reach / 2);
+  op.by_narrow_words = Divide(op.narrow_pitch / 4);
+  op.by_size = Divide(3 * area);
+  op.by_area = Divide(area);
+  op.by_patch = Divide(op.patch);
+  op.by_squares = Divide(op.merge * op.merge);
+  op.by_merge = Divide(op.merge);
   shared_bytes = op.staged_rows * op.staged_pitch + 16 + static_cast<std::size_t>(op.rows.reach + op.tile) * op.narrow_pitch;
-  return shared_bytes <= kSharedLimit;
+  // A tile of 128 keeps every division within what `Divide` can do.
+  return op.tile <= 128 && shared_bytes <= kSharedLimit;
 }
 
 // cudaErrorInvalidValue if the frame shrinks too much.

@@ -65,11 +65,9 @@ def load_model(directory, config, device="cpu", dtype=torch.float32, adapter=Non
     places = placements(model, find_layout(config, files.names))
     check(places, files, config)
     with torch.no_grad():
-        for name in files.names:
-            if name in places:
-                tensor = files.tensor(name)
-                for place in places[name]:
-                    place.fill(tensor, config.vision.patch)
+        for name, tensor in files.in_order():
+            for place in places.get(name, ()):
+                place.fill(tensor, config.vision.patch)
         if adapter is not None:
             merge_adapter(adapter, model)
     return model

@@ -12,8 +12,8 @@ from .config import ModelConfig
 from .context import Context, Piece
 from .dialogue import Dialogue
 from .errors import ArgumentError, EngineBusy, TextTooLong
-from .forward import Chunk, Forward
-from .frames import FrameEncoder, as_uint8_rgb
+from .forward import Chunk, Forward, read_decision
+from .frames import FrameEncoder, as_uint8_rgb, check_finite
 from .gate import Gate
 from .locate import locate
 from .prompts import TurnFormat
@@ -39,7 +39,7 @@ class Engine:
         pages = max_streams * (pages_for(max_tokens) + 1)  # one more: a stream's hole can leave two pages half used
         self.cache = PagedCache(config.decoder, pages, self.device, self.dtype)
         self.forward = Forward(model, self.cache, Rope(config.decoder, self.device), max_tokens)
-        self.frames = FrameEncoder(model.tower, config, self.device, self.dtype, frame_size, tokens_per_frame)
+        self.frames = FrameEncoder(model.tower, config, self.device, self.dtype, frame_size, tokens_per_frame, self.forward.graphs)
         self._streams, self._implicit, self._lock = set(), None, threading.RLock()
 
     @classmethod
@@ -191,7 +191,7 @@ class Engine:
             chunks.append(Chunk(pieces, [frame], [sum(len(piece.ids) for piece in pieces) - 1]))
         rows = self.forward([stream.context for stream in streams], chunks)
         watch.lap("prefill")
-        speak, probability = self._decide(rows)
+        speak, probability = self._decide(rows, encoded)
         logits = self.forward.logits(rows) if any(stream.logits for stream in streams) else None
         watch.lap("gate")
         for index, (stream, force) in enumerate(zip(streams, forces)):
@@ -208,9 +208,11 @@ class Engine:
             stream.index += 1
         return steps
 
-    def _decide(self, rows):
+    def _decide(self, rows, encoded):
         marker = self.dialogue.marker[0] if self.dialogue.marker else None
-        return self.forward.decide(rows, self.gate, self.dialogue.silence[0], marker)
+        decision = self.forward.decide(rows, self.gate, self.dialogue.silence[0], marker)
+        check_finite(encoded)  # here, not before the decoder: this is where the host first waits
+        return read_decision(*decision)
 
     def _reply(self, streams, speak, forces, rows):
         """Close the turn of every stream: silence, the forced text or a decoded reply. Returns (text, generated tokens) a stream."""

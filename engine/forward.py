@@ -7,7 +7,8 @@ import torch
 from ..kernels.gate import decision_logits, gate
 from .errors import NumericsError
 from .eviction import make_room
-from .plan import Plan
+from .graphs import DecoderGraph, Graphs, capturable
+from .plan import Batch, Plan
 
 
 @dataclass
@@ -30,59 +31,77 @@ class Forward:
     def __init__(self, model, cache, rope, max_tokens):
         self.decoder, self.cache, self.rope, self.max_tokens = model.decoder, cache, rope, max_tokens
         self.device = cache.keys.device
+        self.graphs = Graphs() if capturable(cache.keys) else None
 
     def __call__(self, contexts, chunks):
         """Append one chunk to each context and return the hidden rows asked for, (R, h) in chunk order, before the final norm.
 
         Raises OutOfPages or TextTooLong; the caller rolls the contexts back.
         """
-        slots, positions, tables, lengths, holes = [], [], [], [], []
+        batch = self.reserve(contexts, chunks)
+        graph = self.graphs and DecoderGraph.of(self, batch)
+        return graph(batch) if graph else self.run(batch)
+
+    def reserve(self, contexts, chunks):
+        """Make room, take slots and positions for the chunks: the `Batch` of this pass."""
+        slots, positions = [], []
         for context, chunk in zip(contexts, chunks):
             make_room(context, chunk.tokens, chunk.pieces[-1].turn, self.max_tokens, self.rope)
             where, at = context.append(chunk.pieces)
             slots.append(where)
             positions.append(at)
-        for context in contexts:
-            tables.append(context.table.pages)
-            lengths.append(context.table.length)
-            holes.append(context.table.hole)
-        counts = [chunk.tokens for chunk in chunks]
-        plan = Plan(self.device, self.rope, torch.cat(positions, dim=1), torch.cat(slots), tables, lengths, holes, counts)
-        hidden, visual_rows, deepstack = self.embed(chunks)
-        hidden = self.decoder(hidden, self.cache, plan, visual_rows, deepstack)
-        rows = [begin + row for begin, chunk in zip(plan.host_query_start, chunks) for row in chunk.rows]
-        return hidden[torch.tensor(rows, dtype=torch.long, device=self.device)]
-
-    def embed(self, chunks):
-        """Token embeddings with visual tokens in place: ((T, h), visual rows (N,) or None, deepstack (S, N, h) or None)."""
-        ids, rows, begin = [], [], 0
+        ids, visual_rows, rows = [], [], []
         for chunk in chunks:
+            rows += [len(ids) + row for row in chunk.rows]
             for piece in chunk.pieces:
-                ids += piece.ids
                 if piece.visual is not None:
-                    rows.append(torch.arange(begin + piece.visual[0], begin + piece.visual[1]))
-                begin += len(piece.ids)
-        hidden = self.decoder.embed(torch.tensor(ids, device=self.device))
-        features = [frame for chunk in chunks for frame in chunk.features]
-        if not features:
-            return hidden, None, None
-        visual_rows = torch.cat(rows).to(self.device)
-        hidden[visual_rows] = torch.cat([frame.tokens for frame in features]).to(hidden.dtype)
-        deepstack = None
-        if features[0].deepstack is not None:
-            deepstack = torch.cat([frame.deepstack for frame in features], dim=1).to(hidden.dtype)
-        return hidden, visual_rows, deepstack
+                    visual_rows += range(len(ids) + piece.visual[0], len(ids) + piece.visual[1])
+                ids += piece.ids
+        return Batch(
+            ids, torch.cat(positions, dim=1), torch.cat(slots),
+            [context.table.pages for context in contexts], [context.table.length for context in contexts],
+            [context.table.hole for context in contexts], [chunk.tokens for chunk in chunks], visual_rows, rows,
+            [frame for chunk in chunks for frame in chunk.features],
+        )  # fmt: skip
+
+    def run(self, batch):
+        """Run a batch launch by launch: hidden rows (R, h)."""
+        def on_device(values):
+            return torch.tensor(values, dtype=torch.long).to(self.device)
+
+        features, deepstack = join(batch.features)
+        plan = Plan.of(batch, self.rope, self.device)
+        return self.compute(on_device(batch.ids), on_device(batch.visual_rows), features, deepstack, plan, on_device(batch.rows))
+
+    def compute(self, ids, visual_rows, features, deepstack, plan, rows):
+        """The pass itself, device tensors only: embed ids (T,), place features (N, h), run the layers, pick rows (R,)."""
+        hidden = self.decoder.embed(ids)
+        if features is not None:
+            hidden = hidden.index_copy(0, visual_rows, features.to(hidden.dtype))
+        return self.decoder(hidden, self.cache, plan, visual_rows, deepstack)[rows]
 
     def logits(self, rows):
         """Full next-token logits of hidden rows (R, h): (R, V) float32."""
         return decision_logits(rows, self.decoder.norm.weight, self.decoder.config.rms_eps, self.decoder.head)
 
     def decide(self, rows, rule, silence, marker):
-        """The gate on hidden rows (R, h): (speak, probability), host lists. Raises NumericsError on NaN or Inf."""
+        """The gate on hidden rows (R, h), on the device: (speak (R,) bool, probability (R,) float32)."""
         norm, eps = self.decoder.norm.weight, self.decoder.config.rms_eps
-        speak, probability = gate(rows, norm, eps, self.decoder.head, silence, marker, rule.mode, rule.threshold)
-        speak, probability = speak.tolist(), probability.tolist()
-        bad = [index for index, value in enumerate(probability) if value != value]
-        if bad:
-            raise NumericsError(f"the decoder gave NaN or Inf at decision {bad[0]} of this call; nothing was kept of it")
-        return speak, probability
+        return gate(rows, norm, eps, self.decoder.head, silence, marker, rule.mode, rule.threshold)
+
+
+def join(frames):
+    """Features of several frames: (tokens (N, h), deepstack (S, N, h)); None where there are none."""
+    if not frames:
+        return None, None
+    deepstack = None if frames[0].deepstack is None else torch.cat([frame.deepstack for frame in frames], dim=1)
+    return torch.cat([frame.tokens for frame in frames]), deepstack
+
+
+def read_decision(speak, probability):
+    """Both on the host, as lists. Raises NumericsError on NaN: it must never pass for silence."""
+    speak, probability = speak.tolist(), probability.tolist()
+    bad = [index for index, value in enumerate(probability) if value != value]
+    if bad:
+        raise NumericsError(f"the decoder gave NaN or Inf at decision {bad[0]} of this call; nothing was kept of it")
+    return speak, probability

@@ -11,10 +11,10 @@ WANTED = ["*.json", "*.safetensors", "*.txt", "*.jinja"]  # never code, never pi
 
 def locate(name):
     """Directory of the checkpoint `name`. Raises CheckpointError when there is none."""
+    if str(name) in BUILT_IN:  # first: a folder of that name may stand where the user does; ./tiny means the folder
+        return Path(str(resources.files("evostreaming") / "assets" / str(name)))
     if Path(name).is_dir():
         return Path(name)
-    if str(name) in BUILT_IN:
-        return Path(str(resources.files("evostreaming") / "assets" / str(name)))
     if str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
         raise CheckpointError(f'{name}: no such directory; give a checkpoint directory, a hub id "owner/name", or "{BUILT_IN[0]}"')
     from huggingface_hub import snapshot_download

@@ -1,5 +1,6 @@
 """What one forward pass of the decoder needs to know besides the tokens: where they go, what they see, how they are rotated."""
 
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 
@@ -8,27 +9,57 @@ import torch
 from ..kernels.append_attention import live_slots
 
 
+@dataclass
+class Batch:
+    """The host's side of a pass over T new tokens of B streams: plain ints, before anything is on the device.
+
+    positions (3, T) int64, slots (T,) int64 flat over the pool; tables: B lists of pages; lengths: logical slots after the append; holes:
+    dead logical ranges; counts: new tokens of each stream; visual_rows, rows: which of the T rows are visual, and which are read out.
+    """
+
+    ids: list
+    positions: torch.Tensor
+    slots: torch.Tensor
+    tables: list
+    lengths: list
+    holes: list
+    counts: list
+    visual_rows: list
+    rows: list
+    features: list = field(default_factory=list)
+
+    @property
+    def query_start(self):
+        """Where each stream's new tokens begin, and the end: B + 1 ints."""
+        return [0, *accumulate(self.counts)]
+
+
 class Plan:
     """Tensors for T new tokens of B streams.
 
-    slots (T,) int64: where each token's key and value go; cos, sin (T, D/2) float32; block_table (B, P) int32, lengths (B,) int32 logical
-    slots after the append, holes (B, 2) int32 dead logical range, query_start (B + 1,) int32.
+    slots (T,) int64: where each token's key and value go, -1 for nowhere; cos, sin (T, D/2) float32; block_table (B, P), lengths (B,),
+    holes (B, 2) and query_start (B + 1,), all int32; longest: the most new tokens a stream has. `batch` feeds the plain attention alone.
     """
 
-    def __init__(self, device, rope, positions, slots, tables, lengths, holes, counts):
-        """positions (3, T) int64 and slots (T,) int64 on the host; tables: B lists of pages; lengths, counts: B ints; holes: B pairs."""
-        self.tokens, self.device = sum(counts), device
-        self.host_query_start = [0, *accumulate(counts)]
-        self.cos, self.sin = rope.angles(positions.to(device))
-        self.slots = slots.to(device)
-        widest = max(map(len, tables))
-        self.block_table = torch.tensor([row + [0] * (widest - len(row)) for row in tables], dtype=torch.int32).to(device)
-        self.host_lengths, self.host_holes = lengths, holes
-        self.lengths = torch.tensor(lengths, dtype=torch.int32).to(device)
-        self.holes = torch.tensor(holes, dtype=torch.int32).to(device)
-        self.query_start = torch.tensor(self.host_query_start, dtype=torch.int32).to(device)
+    def __init__(self, rope, positions, slots, block_table, lengths, holes, query_start, longest, batch=None):
+        self.cos, self.sin = rope.angles(positions)
+        self.slots, self.block_table, self.lengths, self.holes, self.query_start = slots, block_table, lengths, holes, query_start
+        self.tokens, self.longest, self.batch = len(slots), longest, batch
+
+    @classmethod
+    def of(cls, batch, rope, device):
+        """The plan of a batch, copied to the device."""
+        widest = max(map(len, batch.tables))
+        tables = [pages + [0] * (widest - len(pages)) for pages in batch.tables]
+        small = (torch.tensor(values, dtype=torch.int32).to(device) for values in (tables, batch.lengths, batch.holes, batch.query_start))
+        return cls(rope, batch.positions.to(device), batch.slots.to(device), *small, max(batch.counts), batch)
+
+    @property
+    def host_query_start(self):
+        """`query_start` as a list on the host."""
+        return self.batch.query_start
 
     @cached_property
     def live_slots(self):
         """Flat live slots of every stream, for the plain attention: one gather index serves all layers of the pass."""
-        return live_slots(self.block_table, torch.tensor(self.host_lengths), torch.tensor(self.host_holes))
+        return live_slots(self.block_table, torch.tensor(self.batch.lengths), torch.tensor(self.batch.holes))

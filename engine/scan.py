@@ -73,7 +73,7 @@ def run_pass(engine, stream, turns, encoded, times, watch):
         if not engine.dialogue.inline:
             forks, hidden = probe(engine, stream, first, ends)
         watch.lap("prefill")
-        speak, probability = engine._decide(hidden)
+        speak, probability = engine._decide(hidden, encoded[: len(turns)])
         logits = engine.forward.logits(hidden) if stream.logits else None
         watch.lap("gate")
         speak = [wants and index >= refractory for index, wants in enumerate(speak)]

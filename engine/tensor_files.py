@@ -1,7 +1,9 @@
 """The safetensors files of a directory, mapped, never copied: names, and one tensor at a time."""
 
 import json
+import os
 from pathlib import Path
+from threading import Thread
 
 from safetensors import SafetensorError, safe_open
 
@@ -13,8 +15,8 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 class TensorFiles:
     """A single `<stem>.safetensors` or the shards that `<stem>.safetensors.index.json` lists.
 
-    `names`: every tensor name, in file order. Raises CheckpointError if there is nothing to read, if a shard is missing, or if a file is
-    truncated or corrupt; pickled weights are refused.
+    `names`: every tensor name and its file, in the order of the bytes. Raises CheckpointError if there is nothing to read, if a shard is
+    missing, or if a file is truncated or corrupt; pickled weights are refused.
     """
 
     def __init__(self, directory, stem="model"):
@@ -24,7 +26,7 @@ class TensorFiles:
         for file in self.files(stem):
             handle = self.open(file)
             self.handles[file] = handle
-            self.names.update(dict.fromkeys(handle.keys(), file))
+            self.names.update(dict.fromkeys(handle.offset_keys(), file))
 
     def files(self, stem):
         index, single = self.directory / f"{stem}.safetensors.index.json", self.directory / f"{stem}.safetensors"
@@ -64,3 +66,27 @@ class TensorFiles:
     def tensor(self, name):
         """The tensor on the CPU, backed by the mapped file."""
         return self.handles[self.names[name]].get_tensor(name)
+
+    def in_order(self):
+        """(name, tensor) of everything as it lies on disk; while one file is used the system reads the next."""
+        files = list(self.handles)
+        read_soon(files[0])
+        for file, following in zip(files, [*files[1:], None]):
+            if following is not None:
+                read_soon(following)
+            for name in self.handles[file].offset_keys():
+                yield name, self.tensor(name)
+
+
+def read_soon(file):
+    """Have the system read a file into its page cache, in the background: page faults alone would keep the disk half idle."""
+
+    def ask():
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+        finally:
+            os.close(descriptor)
+
+    if hasattr(os, "posix_fadvise"):
+        Thread(target=ask, daemon=True).start()

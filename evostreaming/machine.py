@@ -101,14 +101,11 @@ def describe_model(model, device="auto", dtype="auto", max_tokens=16384):
 
 
 def parameters(directory):
-    """Number of weights in the safetensors files of a checkpoint, read from their headers."""
-    from safetensors import safe_open
+    """Number of weights in the safetensors files that the engine would load, read from their headers."""
+    from .engine.tensor_files import TensorFiles
 
-    total = 0
-    for file in sorted(directory.glob("*.safetensors")):
-        with safe_open(file, "pt") as tensors:
-            total += sum(prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118 - not a dict
-    return total
+    files = TensorFiles(directory)
+    return sum(prod(files.shape(name)) for name in files.names)
 
 
 def print_tables(facts, console):

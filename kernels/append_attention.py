@@ -14,7 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention.bias import causal_lower_right
 
-PAGE = 128
+from .decode_attention import decode_attention
+from .optional_triton import implementation
+from .paged_attention import PAGE, paged_attention
 
 
 def live_slots(block_table, lengths, holes):
@@ -57,12 +59,21 @@ def reference_append_attention(q, key_pages, value_pages, slots, query_start):
 
 
 def append_attention(q, key_pages, value_pages, plan):
-    """Attention of the new tokens over their streams' pages; `plan` is the step's `engine.plan.Plan`. Returns (T, H, D)."""
+    """Attention of the new tokens over their streams' pages; `plan` is the step's `engine.plan.Plan`. Returns (T, H, D).
+
+    New tokens stand at the end of their stream, behind its hole. Slots past a stream's length may hold anything; those in a hole held keys
+    and values once, so they are finite. On CUDA, when no stream has more than one new token, `decode_attention` does it.
+    """
     assert q.shape[0] == plan.tokens, f"{q.shape[0]} query rows for a plan of {plan.tokens} tokens"
     assert q.shape[1] % key_pages.shape[-2] == 0, f"{q.shape[1]} heads do not divide into {key_pages.shape[-2]} groups"
-    return reference_append_attention(q, key_pages, value_pages, plan.live_slots, plan.host_query_start)
+    if not runs_on_triton(q, key_pages):
+        return reference_append_attention(q, key_pages, value_pages, plan.live_slots, plan.host_query_start)
+    if plan.longest == 1:
+        return decode_attention(q, key_pages, value_pages, plan.block_table, plan.lengths, plan.holes, plan.query_start)
+    return paged_attention(q, key_pages, value_pages, plan.block_table, plan.lengths, plan.holes, plan.query_start, plan.longest)
 
 
-def implementation(device_type):
-    """What computes this op on a device of that type."""
-    return "pytorch"
+def runs_on_triton(q, key_pages):
+    """Whether the kernels take these tensors: half precision on CUDA, head dims of 64 or 128. The rest goes to the twin."""
+    half = q.dtype in (torch.bfloat16, torch.float16) and key_pages.dtype == q.dtype
+    return half and q.shape[-1] in (64, 128) and implementation(q.device.type) == "triton" and q.is_contiguous()

@@ -7,11 +7,13 @@
 
 Shapes: rows (B, h); weight (h,); head (V, h); speak (B,) bool; probability (B,) float32.
 Floor: pair reads two rows of the head; softmax and greedy read the head once, V·h·size bytes, whatever B is up to about 180.
+C++ (csrc/gate.h) and CUDA (csrc/gate.cuh) never store the logits: each run of the vocabulary leaves its log-sum-exp and its argmax.
 """
 
 import torch
 import torch.nn.functional as F
 
+from . import native
 from .norm import reference_norm
 
 MODES = ("greedy", "softmax", "pair")
@@ -46,9 +48,17 @@ def gate(rows, weight, eps, head, silence, marker=None, mode="softmax", threshol
     assert mode in MODES, f"mode {mode!r} is none of {MODES}"
     assert mode != "pair" or marker is not None, "pair needs the marker's row"
     assert rows.shape[-1] == head.shape[-1] == weight.shape[0], "rows, norm and head share one width"
+    if native.compiled(rows):
+        marker = silence if marker is None else marker
+        return torch.ops.evostreaming.gate(rows.contiguous(), weight, eps, head, silence, marker, MODES.index(mode), threshold)
     return reference_gate(rows, weight, eps, head, silence, marker, mode, threshold)
+
+
+@native.fake("gate")
+def fake_gate(rows, weight, eps, head, silence, marker, mode, threshold):
+    return rows.new_empty(rows.shape[0], dtype=torch.bool), rows.new_empty(rows.shape[0], dtype=torch.float32)
 
 
 def implementation(device_type):
     """What computes this op on a device of that type."""
-    return "pytorch"
+    return native.language(device_type)

@@ -5,24 +5,27 @@ starts the scores of the next unit before it weighs the values of the last one, 
 FlashAttention-3, section 3.2), and the two warpgroups are never made to wait for each other.
 """
 
-from .optional_triton import gl, gluon, hopper, tl
-from .paged_attention import _schedule, _tile, _unit
+from .attention_schedule import COUNTS, schedule, tile_at, turned, unit_at
+from .optional_triton import gl, gluon, hopper
 
 
 @gluon.jit
-def _copy(line, at, stop, head, mine, begin, keys, values, k_tiles, v_tiles, bars, D: gl.constexpr, GROUP: gl.constexpr,
+def _copy(line, at, stop, head, mine, begin, share, keys, values, k_tiles, v_tiles, bars, D: gl.constexpr, GROUP: gl.constexpr,
           BLOCK_N: gl.constexpr, STAGES: gl.constexpr, PAGE_SIZE: gl.constexpr):
     """Bring the pages of a share to shared memory, as far ahead as it has room."""
     table, lengths, holes, query_start, streams, per_stream, table_width = line
     k_full, k_free, v_full, v_free = bars
     turn = 0
     while at < stop:
-        stream, start, new, length, hole_start, hole_end, row, units, spans = _tile(
+        stream, _, _, _, _, hole_end, _, units, spans = tile_at(
             mine, lengths, holes, query_start, streams, per_stream, GROUP, 128, BLOCK_N)
         end = begin + units
         until = gl.minimum(stop, end)
-        for index in range(at - begin, until - begin):
-            unit = _unit(index, spans, hole_end, BLOCK_N)
+        first, clean = at - begin, gl.minimum(until - begin, spans[3])
+        clock, period = at - gl.program_id(0) * share, gl.minimum(share, units)
+        for index in range(first, until - begin):
+            taken = gl.where(index < clean, turned(index, first, clean, clock, period), index)
+            unit = unit_at(taken, spans, hole_end, BLOCK_N)
             page = gl.load(table + stream * table_width + unit * BLOCK_N // PAGE_SIZE)
             where = page * PAGE_SIZE + unit * BLOCK_N % PAGE_SIZE
             stage = turn % STAGES
@@ -87,17 +90,20 @@ def _turn(block_q, weight, acc, peak, total, limit, hole_start, hole_end, unit, 
     score = hopper.warpgroup_mma_wait(1, deps=[score])
     hopper.mbarrier.arrive(k_free.index(turn % STAGES), count=1)
     wide, peak, total, shrink = _softmax(score, peak, total, limit, hole_start, hole_end, unit, scale, BLOCK_N, MASKED)
+    weight = _operand(wide, dtype, D)
+    # Long true; but the assembler does not move the next wait across it, which it would put before the softmax.
+    hopper.mbarrier.wait(v_full.index(before), (turn - 1) // STAGES & 1)
     acc = hopper.warpgroup_mma_wait(0, deps=[acc])
     hopper.mbarrier.arrive(v_free.index(before), count=1)
     acc = acc * gl.convert_layout(shrink, gl.SliceLayout(1, acc_layout))[:, None]
-    return _operand(wide, dtype, D), acc, peak, total
+    return weight, acc, peak, total
 
 
 @gluon.jit
-def _multiply(half, line, at, stop, head, mine, begin, share, q, out, partials, scale, q_tile, k_tiles, v_tiles, bars,
+def _multiply(half: gl.constexpr, line, at, stop, head, mine, begin, share, q, out, partials, scale, q_tile, k_tiles, v_tiles, bars,
               KV_HEADS: gl.constexpr, GROUP: gl.constexpr, D: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr):
     """Attention of rows 64 · half and on of every tile of a share."""
-    table, lengths, holes, query_start, streams, per_stream, table_width = line
+    _, lengths, holes, query_start, streams, per_stream, _ = line
     k_full, k_free, v_full, v_free = bars
     layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
     acc_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
@@ -106,7 +112,7 @@ def _multiply(half, line, at, stop, head, mine, begin, share, q, out, partials, 
     program = gl.program_id(0)
     turn = 0
     while at < stop:
-        stream, start, new, length, hole_start, hole_end, row, units, spans = _tile(
+        _, start, new, length, hole_start, hole_end, row, units, spans = tile_at(
             mine, lengths, holes, query_start, streams, per_stream, GROUP, 128, BLOCK_N)
         end = begin + units
         until = gl.minimum(stop, end)
@@ -125,8 +131,9 @@ def _multiply(half, line, at, stop, head, mine, begin, share, q, out, partials, 
             total = gl.zeros([64], gl.float32, gl.SliceLayout(1, layout))
             score = hopper.warpgroup_mma_wait(0, deps=[_scores(q_tile, k_tiles, k_full, turn, BLOCK_N, STAGES)])
             hopper.mbarrier.arrive(k_free.index(turn % STAGES), count=1)
-            wide, peak, total, shrink = _softmax(score, peak, total, limit, hole_start, hole_end, _unit(first, spans, hole_end, BLOCK_N),
-                                                 scale, BLOCK_N, True)
+            # The first unit's mask leaves a clean unit whole wherever in the tile's clean units the copies began.
+            wide, peak, total, _ = _softmax(score, peak, total, limit, hole_start, hole_end, unit_at(first, spans, hole_end, BLOCK_N),
+                                            scale, BLOCK_N, True)
             weight = _operand(wide, dtype, D)
             acc = gl.zeros([64, D], gl.float32, acc_layout)
             turn += 1
@@ -136,39 +143,48 @@ def _multiply(half, line, at, stop, head, mine, begin, share, q, out, partials, 
                 turn += 1
             for index in range(gl.maximum(first + 1, spans[3]), last):
                 weight, acc, peak, total = _turn(q_tile, weight, acc, peak, total, limit, hole_start, hole_end,
-                                                 _unit(index, spans, hole_end, BLOCK_N), turn, k_tiles, v_tiles, bars, scale, D, BLOCK_N,
+                                                 unit_at(index, spans, hole_end, BLOCK_N), turn, k_tiles, v_tiles, bars, scale, D, BLOCK_N,
                                                  STAGES, True)
                 turn += 1
             before = (turn - 1) % STAGES
             hopper.mbarrier.wait(v_full.index(before), (turn - 1) // STAGES & 1)
-            final = _unit(last - 1, spans, hole_end, BLOCK_N) * BLOCK_N
+            final = unit_at(last - 1, spans, hole_end, BLOCK_N) * BLOCK_N
             if final + BLOCK_N > length:
                 # Slots past the length may hold anything, and 0 * NaN is NaN. Both warpgroups write the same zeros.
                 _clear(v_tiles.index(before), length - final, D, BLOCK_N)
             acc = hopper.warpgroup_mma_wait(0, deps=[hopper.warpgroup_mma(weight, v_tiles.index(before), acc, is_async=True)])
             hopper.mbarrier.arrive(v_free.index(before), count=1)
 
-            inside = gl.arange(0, 64, layout=gl.SliceLayout(1, acc_layout))
-            columns = gl.arange(0, D, layout=gl.SliceLayout(0, acc_layout))
-            total = gl.convert_layout(total, gl.SliceLayout(1, acc_layout))
-            peak = gl.convert_layout(peak, gl.SliceLayout(1, acc_layout))
-            if (at == begin) & (until == end):
-                rows = row + inside
-                where = ((start + rows // GROUP).to(gl.int64) * KV_HEADS + head) * GROUP + rows % GROUP
-                gl.store(out + where[:, None] * D + columns[None, :], (acc / total[:, None]).to(dtype), (rows < new * GROUP)[:, None])
-            else:
-                slot = 2 * program + (begin > program * share).to(gl.int32)
-                partial = partials + slot.to(gl.int64) * (128 * (D + 2))
-                inside += 64 * half
-                gl.store(partial + inside[:, None] * D + columns[None, :], acc)
-                gl.store(partial + 128 * D + inside, peak)
-                gl.store(partial + 128 * (D + 1) + inside, total)
+            whole = (at == begin) & (until == end)
+            place = (start.to(gl.int64) * KV_HEADS + head) * GROUP
+            slot = 2 * program + (begin > program * share).to(gl.int32)
+            _finish(acc, peak, total, whole, out + place * D, row, new * GROUP, partials + slot.to(gl.int64) * (128 * (D + 2)), half,
+                    KV_HEADS, GROUP, D)
         at = gl.maximum(until, at)
         begin = end
         mine += 1
         if mine == streams * per_stream:
             mine = 0
             head += 1
+
+
+@gluon.jit
+def _finish(acc, peak, total, whole, out, row, rows, partial, half: gl.constexpr, KV_HEADS: gl.constexpr, GROUP: gl.constexpr,
+            D: gl.constexpr):
+    """Write 64 rows of results, or of partial sums when the tile has other parts."""
+    layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
+    inside = gl.arange(0, 64, layout=gl.SliceLayout(1, layout))
+    columns = gl.arange(0, D, layout=gl.SliceLayout(0, layout))
+    total = gl.convert_layout(total, gl.SliceLayout(1, layout))
+    if whole:
+        mine = row + inside
+        place = (mine // GROUP).to(gl.int64) * (KV_HEADS * GROUP) + mine % GROUP
+        gl.store(out + place[:, None] * D + columns[None, :], (acc / total[:, None]).to(out.dtype.element_ty), (mine < rows)[:, None])
+    else:
+        inside += 64 * half
+        gl.store(partial + inside[:, None] * D + columns[None, :], acc)
+        gl.store(partial + 128 * D + inside, gl.convert_layout(peak, gl.SliceLayout(1, layout)))
+        gl.store(partial + 128 * (D + 1) + inside, total)
 
 
 @gluon.jit
@@ -183,14 +199,14 @@ def _clear(tile, live, D: gl.constexpr, BLOCK_N: gl.constexpr):
     gl.thread_barrier()
 
 
-@gluon.jit
+@gluon.jit(do_not_specialize=COUNTS)
 def hopper_kernel(q, keys, values, out, partials, table, lengths, holes, query_start, streams, per_stream, table_width, scale, LEAST,
                   KV_HEADS: gl.constexpr, GROUP: gl.constexpr, D: gl.constexpr, PAGE_SIZE: gl.constexpr, BLOCK_M: gl.constexpr,
                   BLOCK_N: gl.constexpr, TILES: gl.constexpr, STAGES: gl.constexpr):
     gl.static_assert(BLOCK_M == 128, "two warpgroups of 64 rows")
     program = gl.program_id(0)
     tile = gl.arange(0, TILES, layout=gl.BlockedLayout([1], [32], [4], [0]))
-    all_units, ends, per_head, share = _schedule(tile, lengths, holes, query_start, streams, per_stream, gl.num_programs(0), LEAST,
+    all_units, ends, per_head, share = schedule(tile, lengths, holes, query_start, streams, per_stream, gl.num_programs(0), LEAST,
                                                  KV_HEADS, GROUP, BLOCK_M, BLOCK_N)
     at = program * share
     stop = gl.minimum(at + share, per_head * KV_HEADS)
@@ -220,5 +236,5 @@ def hopper_kernel(q, keys, values, out, partials, table, lengths, holes, query_s
                      KV_HEADS, GROUP, D, BLOCK_N, STAGES)),
         (_multiply, (1, line, at, stop, head, mine, begin, share, q, out, partials, scale, q_tiles.index(1), k_tiles, v_tiles, bars,
                      KV_HEADS, GROUP, D, BLOCK_N, STAGES)),
-        (_copy, (line, at, stop, head, mine, begin, keys, values, k_tiles, v_tiles, bars, D, GROUP, BLOCK_N, STAGES, PAGE_SIZE)),
+        (_copy, (line, at, stop, head, mine, begin, share, keys, values, k_tiles, v_tiles, bars, D, GROUP, BLOCK_N, STAGES, PAGE_SIZE)),
     ], [4, 1], [240, 24])

@@ -27,8 +27,8 @@ if load("_C"):
 
 
 def compiled(tensor):
-    """Whether the compiled ops run on this tensor's device."""
-    return tensor.device.type in LANGUAGE
+    """Whether the compiled ops take this tensor: its device has them, and no gradient is wanted, which only the twins give."""
+    return tensor.device.type in LANGUAGE and not (tensor.requires_grad and torch.is_grad_enabled())
 
 
 def language(device_type):

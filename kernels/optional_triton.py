@@ -8,15 +8,16 @@ try:
     from triton.experimental import gluon
     from triton.experimental.gluon import language as gl
     from triton.experimental.gluon.language.nvidia import hopper
+    from triton.experimental.gluon.nvidia.hopper import TensorDescriptor as TileDescriptor
     from triton.tools.tensor_descriptor import TensorDescriptor
 
     jit = triton.jit
 except ImportError:
-    triton = hopper = TensorDescriptor = None
+    triton = hopper = TensorDescriptor = TileDescriptor = None
     tl = gl = SimpleNamespace(constexpr=None)
 
-    def jit(function):
-        return function
+    def jit(function=None, **options):
+        return jit if function is None else function
 
     gluon = SimpleNamespace(jit=jit)
 

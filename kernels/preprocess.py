@@ -7,15 +7,19 @@ Weights are integers scaled by 2^precision, each pass rounds half up to uint8. W
 own uint8 resize (precision follows from the largest weight), with 23 that of Pillow (precision 22); the official processors call one of the
 two. Integer sums are exact, so every device gives the same bytes.
 
+NV12 frames (limited range) become RGB first, every chroma sample serving its 2 x 2 pixels, in integers scaled by 2^14.
+
 Shapes: frame uint8 (H, W, 3), size (h, w), multiples of patch * merge -> (h/patch * w/patch, 3 * patch^2) in `dtype`. Patches come in
 merge x merge squares. Floor: reads 3HW bytes, writes 3hw elements; 2 * 3 * (taps_w H w + taps_h h w) integer operations.
+C++ (csrc/preprocess.h) and CUDA (csrc/preprocess.cuh, one launch) give the bytes of the twin.
 """
 
 import math
 from functools import lru_cache
 
 import torch
-from torch.nn.functional import interpolate
+
+from . import native
 
 
 def cubic(x):
@@ -81,18 +85,76 @@ def patch_rows(resized, mean, std, patch, merge, dtype):
     return values.view(shape).permute(0, 3, 1, 4, 6, 2, 5).reshape(-1, 3 * patch * patch).to(dtype)
 
 
-def reference_preprocess(frame, size, mean, std, patch, merge, dtype=torch.float32, weight_bits=15):
-    """The formula above in plain torch, on any device."""
+def color_matrix(red, blue):
+    """Luma weights of red and blue -> (luma, red_v, green_u, green_v, blue_u), limited range to full, scaled by 2^14."""
+    green, chroma = 1 - red - blue, 2 * 255 / 224
+    exact = (255 / 219, chroma * (1 - red), -chroma * (1 - blue) * blue / green, -chroma * (1 - red) * red / green, chroma * (1 - blue))
+    return tuple(round(value * 2**14) for value in exact)
+
+
+COLORS = {"bt601": color_matrix(0.299, 0.114), "bt709": color_matrix(0.2126, 0.0722)}
+
+
+def reference_rgb(frame, color):
+    """NV12 (3H/2, W) uint8 -> RGB (H, W, 3) uint8; color: a key of COLORS."""
+    height, width = frame.shape[0] // 3 * 2, frame.shape[1]
+    luma, red_v, green_u, green_v, blue_u = COLORS[color]
+    chroma = frame[height:].view(height // 2, width // 2, 2).repeat_interleave(2, 0).repeat_interleave(2, 1).int() - 128
+    light, u, v = luma * (frame[:height].int() - 16) + 2**13, chroma[..., 0], chroma[..., 1]
+    channels = (light + red_v * v, light + green_u * u + green_v * v, light + blue_u * u)
+    return (torch.stack(channels, dim=-1) >> 14).clamp(0, 255).to(torch.uint8)
+
+
+def reference_preprocess(frame, size, mean, std, patch, merge, dtype=torch.float32, weight_bits=15, color=None):
+    """Plain twin of `preprocess`, on any device."""
+    if frame.dim() == (4 if color is None else 3):
+        return torch.cat([reference_preprocess(one, size, mean, std, patch, merge, dtype, weight_bits, color) for one in frame])
+    frame = frame if color is None else reference_rgb(frame, color)
     return patch_rows(reference_resize(frame, size, weight_bits), mean, std, patch, merge, dtype)
 
 
-def preprocess(frame, size, mean, std, patch, merge, dtype=torch.float32, weight_bits=15):
-    """uint8 (H, W, 3) on any device -> patch rows (P, 3 * patch^2) on the same device."""
-    assert frame.dtype == torch.uint8 and frame.dim() == 3 and frame.shape[2] == 3 and frame.numel() > 0, (frame.dtype, frame.shape)
-    assert size[0] % (patch * merge) == 0 and size[1] % (patch * merge) == 0, (size, patch, merge)
-    if frame.device.type == "cpu" and weight_bits == 15 and tuple(frame.shape[:2]) != tuple(size):
-        # PyTorch's own uint8 resize is this arithmetic, vectorized for the CPU.
-        image = frame.permute(2, 0, 1)[None]
-        frame = interpolate(image, size, mode="bicubic", antialias=True)[0].permute(1, 2, 0).contiguous()
-        return patch_rows(frame, mean, std, patch, merge, dtype)
-    return reference_preprocess(frame, size, mean, std, patch, merge, dtype, weight_bits)
+@lru_cache(maxsize=64)
+def compiled_table(size_in, size_out, weight_bits, device):
+    """The table of one axis as the compiled op takes it: first int32 (size_out,), weights int16 (planes, taps/4, size_out, 4), bits."""
+    groups = (math.ceil(4 * max(size_in / size_out, 1.0)) + 3) // 4
+    first = torch.empty(size_out, dtype=torch.int32)
+    weights = torch.empty(2 if weight_bits > 15 else 1, groups, size_out, 4, dtype=torch.int16)
+    bits = torch.ops.evostreaming.resize_table(size_in, weight_bits, first, weights)
+    return first.to(device), weights.to(device), bits
+
+
+def preprocess(frame, size, mean, std, patch, merge, dtype=torch.float32, weight_bits=15, color=None):
+    """uint8 (H, W, 3), or (B, H, W, 3) of one size, on any device -> patch rows (P or B * P, 3 * patch^2) on the same device.
+
+    With `color` "bt601" or "bt709" frames are NV12: (3H/2, W) or (B, 3H/2, W), H and W even.
+    """
+    alone = 3 if color is None else 2
+    assert frame.dtype == torch.uint8 and frame.dim() in (alone, alone + 1) and frame.numel() > 0, (frame.dtype, frame.shape)
+    frames = frame if frame.dim() > alone else frame[None]
+    height, width = frames.shape[1:3]
+    if color is None:
+        assert frames.shape[3] == 3, f"a frame is (H, W, 3), not {tuple(frame.shape)}"
+    else:
+        assert color in COLORS and height % 3 == 0 and width % 2 == 0, (color, frame.shape)
+        height = height // 3 * 2
+    unit = patch * merge
+    assert size[0] % unit == 0 and size[1] % unit == 0, (size, patch, merge)
+    # The inputs under one tile of outputs must fit in a GPU block's shared memory; only a shrink of more than fifty-fold is beyond that.
+    tile, shrink = max(28, unit), max(height / size[0], 1)
+    if not native.compiled(frames) or (frames.is_cuda and (tile > 128 or 3 * tile * (tile + 4) * shrink > 150_000)):
+        return reference_preprocess(frame, size, mean, std, patch, merge, dtype, weight_bits, color)
+    out = torch.empty(len(frames) * (size[0] // patch) * (size[1] // patch), 3 * patch**2, dtype=dtype, device=frames.device)
+    rows = compiled_table(height, size[0], weight_bits, frames.device)
+    columns = compiled_table(width, size[1], weight_bits, frames.device)
+    torch.ops.evostreaming.preprocess(frames.contiguous(), *rows, *columns, mean, std, patch, merge, COLORS.get(color, ()), out)
+    return out
+
+
+@native.fake("preprocess")
+def fake_preprocess(frames, first_y, weights_y, bits_y, first_x, weights_x, bits_x, mean, deviation, patch, merge, color, out):
+    return None
+
+
+def implementation(device_type):
+    """What computes this op on a device of that type."""
+    return native.language(device_type)

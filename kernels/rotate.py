@@ -9,6 +9,8 @@ Shapes: keys (L, S, K, D); cos, sin (S, D/2) float32 of the deltas; returns (L, 
 
 import torch
 
+from .optional_triton import implementation, jit, tl, triton
+
 
 def reference_rotate(keys, cos, sin):
     """Plain twin of `rotate`."""
@@ -17,12 +19,34 @@ def reference_rotate(keys, cos, sin):
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(keys.dtype)
 
 
+@jit(do_not_specialize=("tokens",))
+def _rotate_kernel(keys, cos, sin, out, tokens, kv_heads, half, HEADS: tl.constexpr, HALF: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    head, pair = tl.arange(0, HEADS)[:, None], tl.arange(0, HALF)[None, :]
+    inside = (head < kv_heads) & (pair < half)
+    angle = row % tokens * half + pair
+    c, s = tl.load(cos + angle, pair < half, 0.0), tl.load(sin + angle, pair < half, 0.0)
+    place = (row * kv_heads + head) * 2 * half + pair
+    first = tl.load(keys + place, inside, 0.0).to(tl.float32)
+    second = tl.load(keys + place + half, inside, 0.0).to(tl.float32)
+    tl.store(out + place, (first * c - second * s).to(out.dtype.element_ty), inside)
+    tl.store(out + place + half, (second * c + first * s).to(out.dtype.element_ty), inside)
+
+
+def launch_rotate(keys, cos, sin):
+    """The Triton kernel, one program for all heads of one token of one layer."""
+    layers, tokens, kv_heads, dim = keys.shape
+    out = torch.empty_like(keys)
+    _rotate_kernel[(layers * tokens,)](
+        keys, cos, sin, out, tokens, kv_heads, dim // 2,
+        HEADS=triton.next_power_of_2(kv_heads), HALF=triton.next_power_of_2(dim // 2), num_warps=2,
+    )
+    return out
+
+
 def rotate(keys, cos, sin):
     """Rotate keys (L, S, K, D) by the angles of S tokens (cos, sin: (S, D/2)); same shape and dtype back."""
     assert cos.shape == sin.shape == (keys.shape[1], keys.shape[-1] // 2), "one row of angles a token"
-    return reference_rotate(keys, cos, sin)
-
-
-def implementation(device_type):
-    """What computes this op on a device of that type."""
-    return "pytorch"
+    if keys.numel() == 0 or implementation(keys.device.type) == "pytorch":
+        return reference_rotate(keys, cos, sin)
+    return launch_rotate(keys.contiguous(), cos.float().contiguous(), sin.float().contiguous())

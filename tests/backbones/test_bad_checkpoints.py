@@ -14,10 +14,10 @@ from evostreaming.engine.tensor_files import TensorFiles
 
 
 @pytest.fixture
-def copy(golden_of, tmp_path):
+def copy(golden, tmp_path):
     """A writable copy of the Qwen2.5-VL golden checkpoint."""
     directory = tmp_path / "checkpoint"
-    shutil.copytree(golden_of("qwen2_5_vl").directory, directory, copy_function=shutil.copyfile)
+    shutil.copytree(golden("qwen2_5_vl").checkpoint, directory, copy_function=shutil.copyfile)
     directory.chmod(0o755)
     return directory
 
@@ -88,9 +88,9 @@ def test_a_decoder_that_the_engine_does_not_compute_is_refused(copy, change, rea
         load(copy)
 
 
-def test_other_models_under_the_name_of_minicpm_are_refused(golden_of):
-    golden = golden_of("minicpm_v_4_5")
-    config, preprocessor = (json.loads((golden.directory / f"{name}.json").read_text()) for name in ("config", "preprocessor_config"))
+def test_other_models_under_the_name_of_minicpm_are_refused(golden):
+    data = golden("minicpm_v_4_5")
+    config, preprocessor = (json.loads((data.checkpoint / f"{name}.json").read_text()) for name in ("config", "preprocessor_config"))
     with pytest.raises(CheckpointError, match=r'"version": 2\.6'):
         ModelConfig.from_json(config | {"version": 2.6}, preprocessor)
 
@@ -144,9 +144,9 @@ def test_a_corrupt_header_is_named(copy):
         load(copy)
 
 
-def test_a_missing_shard_is_named(golden_of, tmp_path):
+def test_a_missing_shard_is_named(golden, tmp_path):
     directory = tmp_path / "checkpoint"
-    shutil.copytree(golden_of("qwen3_vl").directory, directory, copy_function=shutil.copyfile)
+    shutil.copytree(golden("qwen3_vl").checkpoint, directory, copy_function=shutil.copyfile)
     directory.chmod(0o755)
     (directory / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"lists model-00002-of-00002\.safetensors \(1 missing\)"):

@@ -6,72 +6,73 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from evostreaming.engine.errors import FrameError
 from evostreaming.engine.vision.minicpm import buckets
 
 TOLERANCE = 1e-5
 
 
-def random_frames(golden, grids):
+def random_frames(data, grids):
     """Packed patch rows of one frame for each grid."""
-    width = 3 * golden.config.vision.patch**2
+    width = 3 * data.config.vision.patch**2
     return torch.randn(sum(gh * gw for gh, gw in grids), width, generator=torch.Generator().manual_seed(0))
 
 
-def test_features_of_every_turn_are_the_golden_ones(golden, relative_error):
+def test_features_of_every_turn_are_the_golden_ones(data, relative_error):
     for turn in range(6):
-        rows, grid = golden.rows(turn)
-        visual = golden.model.tower(rows, [grid])
-        assert relative_error(visual.tokens, golden.tensors[f"turn{turn}.vision_features"]) < TOLERANCE
-        stored = golden.tensors.get(f"turn{turn}.deepstack_features")
+        rows, grid = data.rows(turn)
+        visual = data.model.tower(rows, [grid])
+        assert relative_error(visual.tokens, data.tensors[f"turn{turn}.vision_features"]) < TOLERANCE
+        stored = data.tensors.get(f"turn{turn}.deepstack_features")
         assert (visual.deepstack is None) == (stored is None)
         if stored is not None:
             assert relative_error(visual.deepstack, stored) < TOLERANCE
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
-def test_two_frames_in_one_temporal_patch(golden_of, relative_error, family):
-    golden = golden_of(family)
-    for extra in golden.trace["extras"]:
+def test_two_frames_in_one_temporal_patch(golden, relative_error, family):
+    data = golden(family)
+    for extra in data.trace["extras"]:
         first, second = extra["frames"]
-        slices = [golden.rows(turn)[0].view(80, 3, 1, -1) for turn in (first, second)]
-        visual = golden.model.tower(torch.cat(slices, dim=2).flatten(1), [(8, 10)])
-        assert relative_error(visual.tokens, golden.tensors[f"{extra['name']}.vision_features"]) < TOLERANCE
+        slices = [data.rows(turn)[0].view(80, 3, 1, -1) for turn in (first, second)]
+        visual = data.model.tower(torch.cat(slices, dim=2).flatten(1), [(8, 10)])
+        assert relative_error(visual.tokens, data.tensors[f"{extra['name']}.vision_features"]) < TOLERANCE
         if visual.deepstack is not None:
-            assert relative_error(visual.deepstack, golden.tensors[f"{extra['name']}.deepstack_features"]) < TOLERANCE
+            assert relative_error(visual.deepstack, data.tensors[f"{extra['name']}.deepstack_features"]) < TOLERANCE
 
 
-def test_frame_groups_of_minicpm_share_their_tokens(golden_of, relative_error):
-    golden = golden_of("minicpm_v_4_5")
+def test_frame_groups_of_minicpm_share_their_tokens(golden, relative_error):
+    data = golden("minicpm_v_4_5")
     packed, grids, groups, times, expected = [], [], [], [], []
-    for extra in golden.trace["extras"]:
+    for extra in data.trace["extras"]:
         for turn in extra["frames"]:
-            rows, grid = golden.rows(turn)
+            rows, grid = data.rows(turn)
             packed.append(rows)
             grids.append(grid)
         groups.append(len(extra["frames"]))
         times += extra["temporal_ids"]
-        expected.append(golden.tensors[f"{extra['name']}.vision_features"])
-    visual = golden.model.tower(torch.cat(packed), grids, groups=groups, times=times)
+        expected.append(data.tensors[f"{extra['name']}.vision_features"])
+    visual = data.model.tower(torch.cat(packed), grids, groups=groups, times=times)
     assert relative_error(visual.tokens, torch.cat(expected)) < TOLERANCE
 
 
-def test_the_packed_convention_of_minicpm(golden_of, relative_error):
-    golden = golden_of("minicpm_v_4_5")
-    trace, stored = json.loads((golden.root / "trace_packed.json").read_text()), load_file(golden.root / "trace_packed.safetensors")
+def test_the_packed_convention_of_minicpm(golden, relative_error):
+    data = golden("minicpm_v_4_5")
+    trace, stored = json.loads((data.root / "trace_packed.json").read_text()), load_file(data.root / "trace_packed.safetensors")
     for turn in trace["turns"]:
-        rows, grids = zip(*(golden.rows(frame) for frame in turn["frames"]))
-        visual = golden.model.tower(torch.cat(rows), grids, groups=[len(grids)], times=turn["temporal_ids"])
+        rows, grids = zip(*(data.rows(frame) for frame in turn["frames"]))
+        visual = data.model.tower(torch.cat(rows), grids, groups=[len(grids)], times=turn["temporal_ids"])
         assert relative_error(visual.tokens, stored[f"turn{turn['turn']}.vision_features"]) < TOLERANCE
 
 
-def test_the_tick_of_a_single_frame_changes_nothing(golden_of, relative_error):
-    tower, (rows, grid) = golden_of("minicpm_v_4_5").model.tower, golden_of("minicpm_v_4_5").rows(0)
+def test_the_tick_of_a_single_frame_changes_nothing(golden, relative_error):
+    tower, (rows, grid) = golden("minicpm_v_4_5").model.tower, golden("minicpm_v_4_5").rows(0)
     assert relative_error(tower(rows, [grid], times=[431]).tokens, tower(rows, [grid]).tokens) < TOLERANCE
 
 
 @pytest.mark.parametrize("grids", [[(10, 14), (8, 8), (18, 6), (10, 14)], [(8, 10)] * 3, [(2, 2), (20, 4)]])
-def test_a_batch_of_frames_equals_each_frame_alone(golden, relative_error, grids):
-    tower, rows = golden.model.tower, random_frames(golden, grids)
+def test_a_batch_of_frames_equals_each_frame_alone(data, relative_error, grids):
+    tower, rows = data.model.tower, random_frames(data, grids)
     together = tower(rows, grids)
     parts = [tower(part, [grid]) for part, grid in zip(rows.split([gh * gw for gh, gw in grids]), grids)]
     assert relative_error(together.tokens, torch.cat([part.tokens for part in parts])) < TOLERANCE
@@ -80,21 +81,21 @@ def test_a_batch_of_frames_equals_each_frame_alone(golden, relative_error, grids
     assert [len(part.tokens) for part in parts] == [tower.tokens(*grid) for grid in grids]
 
 
-def reference_model(golden):
+def reference_model(data):
     """The transformers model of a golden checkpoint, in float32."""
     import transformers
 
-    architecture = json.loads((golden.directory / "config.json").read_text())["architectures"][0]
-    return getattr(transformers, architecture).from_pretrained(golden.directory, dtype=torch.float32).eval().model
+    architecture = json.loads((data.checkpoint / "config.json").read_text())["architectures"][0]
+    return getattr(transformers, architecture).from_pretrained(data.checkpoint, dtype=torch.float32).eval().model
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
-def test_live_parity_with_transformers_on_grids_with_ragged_windows(golden_of, relative_error, family):
-    golden = golden_of(family)
-    reference = reference_model(golden).visual
+def test_live_parity_with_transformers_on_grids_with_ragged_windows(golden, relative_error, family):
+    data = golden(family)
+    reference = reference_model(data).visual
     for grids in ([(10, 14), (18, 22)], [(16, 16)], [(4, 26)], [(2, 2)]):
-        rows = random_frames(golden, grids)
-        visual = golden.model.tower(rows, grids)
+        rows = random_frames(data, grids)
+        visual = data.model.tower(rows, grids)
         pairs = rows.view(len(rows), 3, 1, -1).expand(-1, -1, 2, -1).flatten(1)
         output = reference(pairs, grid_thw=torch.tensor([(1, gh, gw) for gh, gw in grids]))
         assert relative_error(visual.tokens, output.pooler_output) < TOLERANCE
@@ -102,15 +103,15 @@ def test_live_parity_with_transformers_on_grids_with_ragged_windows(golden_of, r
             assert relative_error(visual.deepstack, torch.stack(output.deepstack_features)) < TOLERANCE
 
 
-def test_live_parity_with_transformers_on_tiles_off_the_position_table(golden_of, relative_error):
-    golden = golden_of("internvl3_5")
-    reference, patch = reference_model(golden), golden.config.vision.patch
+def test_live_parity_with_transformers_on_tiles_off_the_position_table(golden, relative_error):
+    data = golden("internvl3_5")
+    reference, patch = reference_model(data), data.config.vision.patch
     for side in (10, 16, 6):
-        rows = random_frames(golden, [(side, side)])
+        rows = random_frames(data, [(side, side)])
         blocks = rows.view(side // 2, side // 2, 2, 2, 3, patch, patch)
         image = blocks.permute(4, 0, 2, 5, 1, 3, 6).reshape(1, 3, side * patch, side * patch)
         expected = reference.get_image_features(image).pooler_output[0]
-        assert relative_error(golden.model.tower(rows, [(side, side)]).tokens, expected) < TOLERANCE
+        assert relative_error(data.model.tower(rows, [(side, side)]).tokens, expected) < TOLERANCE
 
 
 def test_position_buckets_follow_the_checkpoints_own_rounding():
@@ -125,10 +126,19 @@ def test_position_buckets_follow_the_checkpoints_own_rounding():
     assert differing == [25, 49, 50, 55, 58]
 
 
-def test_half_precision_towers_stay_close_to_float32(golden, relative_error):
+def test_half_precision_towers_stay_close_to_float32(data, relative_error):
     from evostreaming.engine.checkpoint import load_model
 
-    rows, grid = golden.rows(0)
-    half = load_model(golden.directory, golden.config, dtype=torch.bfloat16).tower(rows.bfloat16(), [grid]).tokens
+    rows, grid = data.rows(0)
+    half = load_model(data.checkpoint, data.config, dtype=torch.bfloat16).tower(rows.bfloat16(), [grid]).tokens
     assert half.dtype == torch.bfloat16
-    assert relative_error(half.float(), golden.tensors["turn0.vision_features"]) < 0.06
+    assert relative_error(half.float(), data.tensors["turn0.vision_features"]) < 0.06
+
+
+def test_nan_in_deepstack_features_is_refused(golden, make_engine):
+    """The tokens of such a frame are finite: the damage would reach the decoder unseen."""
+    data = golden("qwen3_vl")
+    engine = make_engine(data)
+    engine.model.tower.deepstack[1].fc2.bias[3] = float("nan")
+    with pytest.raises(FrameError, match="frame 0 of this call are NaN"):
+        engine.step(data.frame(0))

@@ -15,10 +15,10 @@ def query_of(turn):
     return next((part["text"] for part in turn["user"] if part["type"] == "text"), None)
 
 
-def test_every_turn_of_the_trace_has_the_reference_ids(golden):
-    form = golden.format
-    for turn in golden.trace["turns"]:
-        system = form.system(golden.trace["system"]) if turn["turn"] == 0 else []
+def test_every_turn_of_the_trace_has_the_reference_ids(data):
+    form = data.format
+    for turn in data.trace["turns"]:
+        system = form.system(data.trace["system"]) if turn["turn"] == 0 else []
         assert system + form.frame_turn(turn["visual_len"], query_of(turn)).ids == turn["append_ids"]
         assert form.generation_prompt == turn["gen_prompt_ids"]
         assert form.history_header == turn["history_header_ids"]
@@ -26,38 +26,38 @@ def test_every_turn_of_the_trace_has_the_reference_ids(golden):
         assert turn["reply_ids"][-len(form.turn_end) :] == form.turn_end
 
 
-def test_a_frame_has_as_many_placeholders_as_the_tower_makes_tokens(golden):
-    for turn in golden.trace["turns"]:
-        _, grid = golden.rows(turn["turn"])
-        assert golden.model.tower.tokens(*grid) == turn["visual_len"]
+def test_a_frame_has_as_many_placeholders_as_the_tower_makes_tokens(data):
+    for turn in data.trace["turns"]:
+        _, grid = data.rows(turn["turn"])
+        assert data.model.tower.tokens(*grid) == turn["visual_len"]
 
 
-def test_the_visual_id_is_the_one_the_reference_fills(golden):
-    assert golden.format.visual_id == golden.trace["image_token_id"]
+def test_the_visual_id_is_the_one_the_reference_fills(data):
+    assert data.format.visual_id == data.trace["image_token_id"]
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
-def test_default_system_turn_is_the_templates(golden_of, family):
+def test_default_system_turn_is_the_templates(golden, family):
     import transformers
 
-    golden = golden_of(family)
-    template = json.loads((golden.directory / "chat_template.json").read_text())["chat_template"]
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(golden.directory / "tokenizer.json"))
+    data = golden(family)
+    template = json.loads((data.checkpoint / "chat_template.json").read_text())["chat_template"]
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(data.checkpoint / "tokenizer.json"))
     messages = [{"role": "user", "content": [{"type": "text", "text": "Is it 12:30? "}, {"type": "image"}]}]
     text = tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, add_generation_prompt=True)
-    expected = Tokenizer.from_file(str(golden.directory / "tokenizer.json")).encode(text).ids
-    form = golden.format
+    expected = Tokenizer.from_file(str(data.checkpoint / "tokenizer.json")).encode(text).ids
+    form = data.format
     assert form.system() + form.frame_turn(1, "Is it 12:30? ").ids + form.generation_prompt == expected
 
 
 @pytest.mark.parametrize("family", ["internvl3_5", "minicpm_v_4_5"])
-def test_families_without_a_default_system_turn_have_none(golden_of, family):
-    assert golden_of(family).format.system() == []
+def test_families_without_a_default_system_turn_have_none(golden, family):
+    assert golden(family).format.system() == []
 
 
-def test_markers_in_user_text_stay_text(golden):
-    form = golden.format
-    added = {token["id"]: token["content"] for token in json.loads((golden.directory / "tokenizer.json").read_text())["added_tokens"]}
+def test_markers_in_user_text_stay_text(data):
+    form = data.format
+    added = {token["id"]: token["content"] for token in json.loads((data.checkpoint / "tokenizer.json").read_text())["added_tokens"]}
     for content in added.values():
         ids = form.encode(f"a {content} b")
         assert not set(ids) & set(added), content
@@ -68,48 +68,48 @@ def test_markers_in_user_text_stay_text(golden):
 
 @settings(max_examples=60, deadline=None)
 @given(text=st.text(st.characters(exclude_characters="<", exclude_categories=["Cs"]), min_size=1, max_size=40))
-def test_ids_equal_the_joint_tokenization_of_the_rendered_turn(golden_of, text):
+def test_ids_equal_the_joint_tokenization_of_the_rendered_turn(golden, text):
     for family in ("qwen2_5_vl", "internvl3_5", "minicpm_v_4_5"):
-        golden = golden_of(family)
-        turn = golden.config.turn
+        data = golden(family)
+        turn = data.config.turn
         rendered = f"<|im_start|>user\n{text}{turn.query_end}{turn.open}{turn.pad}{turn.close}{turn.after}<|im_end|>\n"
-        joint = Tokenizer.from_file(str(golden.directory / "tokenizer.json")).encode(rendered, add_special_tokens=False).ids
-        assert golden.format.frame_turn(1, text).ids == joint
+        joint = Tokenizer.from_file(str(data.checkpoint / "tokenizer.json")).encode(rendered, add_special_tokens=False).ids
+        assert data.format.frame_turn(1, text).ids == joint
 
 
-def test_text_turn_and_history_render_as_chat(golden):
-    form = golden.format
-    whole = Tokenizer.from_file(str(golden.directory / "tokenizer.json"))
+def test_text_turn_and_history_render_as_chat(data):
+    form = data.format
+    whole = Tokenizer.from_file(str(data.checkpoint / "tokenizer.json"))
     expected = whole.encode("<|im_start|>user\nWhat now?<|im_end|>\n<|im_start|>assistant\nNothing.<|im_end|>\n").ids
     assert form.text_turn("What now?") + form.history_header + form.reply("Nothing.") == expected
 
 
-def test_only_the_current_decision_carries_the_think_block(golden_of):
-    form = golden_of("minicpm_v_4_5").format
+def test_only_the_current_decision_carries_the_think_block(golden):
+    form = golden("minicpm_v_4_5").format
     assert form.generation_prompt[: len(form.history_header)] == form.history_header
     assert form.decode(form.generation_prompt).endswith("<think>\n\n</think>\n\n")
-    assert golden_of("qwen3_vl").format.generation_prompt == golden_of("qwen3_vl").format.history_header
+    assert golden("qwen3_vl").format.generation_prompt == golden("qwen3_vl").format.history_header
 
 
-def test_timestamps_are_written_only_where_asked_for_and_known(golden_of):
+def test_timestamps_are_written_only_where_asked_for_and_known(golden):
     for family, text in (("qwen3_vl", "user\n<12.5 seconds>"), ("qwen2_5_vl", "user\n")):
-        golden = golden_of(family)
-        stamped = TurnFormat(golden.directory, golden.config.turn, timestamps=True)
+        data = golden(family)
+        stamped = TurnFormat(data.checkpoint, data.config.turn, timestamps=True)
         assert stamped.decode(stamped.frame_turn(2, time=12.5).head) == text
-        assert golden.format.frame_turn(2, time=12.5) == golden.format.frame_turn(2)
+        assert data.format.frame_turn(2, time=12.5) == data.format.frame_turn(2)
 
 
-def test_a_reply_ends_at_end_of_turn_or_end_of_text(golden):
-    tokenizer = golden.format.tokenizer
-    assert golden.format.end_ids == {tokenizer.token_to_id("<|im_end|>"), tokenizer.token_to_id("<|endoftext|>")}
+def test_a_reply_ends_at_end_of_turn_or_end_of_text(data):
+    tokenizer = data.format.tokenizer
+    assert data.format.end_ids == {tokenizer.token_to_id("<|im_end|>"), tokenizer.token_to_id("<|endoftext|>")}
 
 
-def test_a_missing_or_foreign_tokenizer_is_named(golden_of, tmp_path):
-    golden = golden_of("internvl3_5")
+def test_a_missing_or_foreign_tokenizer_is_named(golden, tmp_path):
+    data = golden("internvl3_5")
     with pytest.raises(CheckpointError, match=r"tokenizer\.json .*belongs in"):
-        TurnFormat(tmp_path, golden.config.turn)
+        TurnFormat(tmp_path, data.config.turn)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(CheckpointError, match="cannot be read as a tokenizer"):
-        TurnFormat(tmp_path, golden.config.turn)
+        TurnFormat(tmp_path, data.config.turn)
     with pytest.raises(CheckpointError, match='no token "<IMG_CONTEXT>"'):
-        TurnFormat(golden_of("qwen2_vl").directory, golden.config.turn)
+        TurnFormat(golden("qwen2_vl").checkpoint, data.config.turn)

@@ -18,50 +18,51 @@ from evostreaming.kernels.preprocess import preprocess, reference_preprocess, re
 sides = st.integers(1, 400)
 
 
-def rows_of(golden, frame):
-    pixels = golden.config.pixels
-    size = frame_size(pixels, *frame.shape[:2])
-    return preprocess(frame, size, pixels.mean, pixels.std, pixels.patch, pixels.merge, weight_bits=pixels.weight_bits), size
+@pytest.fixture
+def rows_of(make_engine):
+    """rows_of(data, frame) -> what the engine makes of a frame: (patch rows, size)."""
+    engines = {}
+
+    def rows(data, frame):
+        if data.family not in engines:
+            engines[data.family] = make_engine(data)
+        encoder = engines[data.family].frames
+        size = encoder.size_of(frame)
+        return encoder.patches(frame, size), size
+
+    return rows
 
 
-def official_rows(golden, values, gh, gw):
-    """Official pixel values of any family -> patch rows in the tower's order."""
-    golden.tensors["turn_case.pixel_values"] = values
-    golden.tensors["turn_case.image_grid_thw"] = torch.tensor([1, gh, gw])
-    golden.tensors["turn_case.tgt_size"] = torch.tensor([gh, gw])
-    return golden.rows("_case")[0]
-
-
-def assert_within_one_grey_level(golden, got, expected):
-    std = torch.tensor(golden.config.pixels.std).repeat_interleave(golden.config.pixels.patch**2)
+def assert_within_one_grey_level(data, got, expected):
+    std = torch.tensor(data.config.pixels.std).repeat_interleave(data.config.pixels.patch**2)
     levels = (got - expected).abs() * 255 * std
     assert levels.max() <= 1.01
     assert (levels > 0.5).float().mean() <= 0.01
 
 
-def test_trace_frames_become_the_official_pixel_values(golden):
+def test_trace_frames_become_the_official_pixel_values(data, rows_of):
     for turn in range(6):
-        rows, _ = rows_of(golden, golden.tensors["frames"][turn])
-        assert_within_one_grey_level(golden, rows, golden.rows(turn)[0])
+        rows, _ = rows_of(data, data.tensors["frames"][turn])
+        assert_within_one_grey_level(data, rows, data.rows(turn)[0])
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
-def test_a_frame_of_legal_size_is_not_resampled(golden_of, family):
-    golden = golden_of(family)
-    rows, size = rows_of(golden, golden.tensors["frames"][0])
-    assert size == tuple(golden.trace["frame_size"])
-    assert (rows - golden.rows(0)[0]).abs().max() <= 1e-5
+def test_a_frame_of_legal_size_is_not_resampled(golden, family, rows_of):
+    data = golden(family)
+    rows, size = rows_of(data, data.tensors["frames"][0])
+    assert size == tuple(data.trace["frame_size"])
+    assert (rows - data.rows(0)[0]).abs().max() <= 1e-5
 
 
-def test_frames_that_need_a_resize_match_the_official_processor(golden):
-    cases = json.loads((golden.root / "preprocess.json").read_text())["cases"]
-    stored = load_file(golden.root / "preprocess.safetensors")
+def test_frames_that_need_a_resize_match_the_official_processor(data, rows_of):
+    cases = json.loads((data.root / "preprocess.json").read_text())["cases"]
+    stored = load_file(data.root / "preprocess.safetensors")
     for case in cases:
-        rows, size = rows_of(golden, stored[f"case{case['case']}.frame"])
+        rows, size = rows_of(data, stored[f"case{case['case']}.frame"])
         assert list(size) == case["resized_to"]
         values = stored[f"case{case['case']}.{case['backends'][0]}.pixel_values"]
-        expected = official_rows(golden, values, *grid(golden.config.pixels, *size))
-        assert_within_one_grey_level(golden, rows, expected)
+        expected = data.patch_rows(values, grid(data.config.pixels, *size))
+        assert_within_one_grey_level(data, rows, expected)
 
 
 @settings(max_examples=40, deadline=None)
@@ -81,8 +82,8 @@ def test_the_wide_integer_resize_is_pillows_bit_for_bit(size, target):
     assert np.array_equal(reference_resize(frame, target, weight_bits=23).numpy(), np.asarray(expected))
 
 
-def test_the_public_op_equals_its_twin_and_casts_last(golden):
-    pixels = golden.config.pixels
+def test_the_public_op_equals_its_twin_and_casts_last(data):
+    pixels = data.config.pixels
     frame = torch.randint(0, 256, (61, 47, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
     size = frame_size(pixels, 61, 47)
     arguments = (frame, size, pixels.mean, pixels.std, pixels.patch, pixels.merge)
@@ -105,8 +106,8 @@ def test_a_frame_that_is_not_uint8_rgb_is_not_accepted():
 
 @settings(max_examples=200, deadline=None)
 @given(height=sides, width=sides)
-def test_smart_sizes_are_legal_and_stable(golden_of, height, width):
-    pixels = golden_of("qwen2_5_vl").config.pixels
+def test_smart_sizes_are_legal_and_stable(golden, height, width):
+    pixels = golden("qwen2_5_vl").config.pixels
     if max(height, width) > 200 * min(height, width):
         with pytest.raises(FrameError, match="elongated"):
             frame_size(pixels, height, width)
@@ -120,28 +121,28 @@ def test_smart_sizes_are_legal_and_stable(golden_of, height, width):
 
 @settings(max_examples=200, deadline=None)
 @given(height=sides, width=sides, tokens=st.integers(1, 300))
-def test_a_token_budget_is_never_exceeded(golden_of, height, width, tokens):
+def test_a_token_budget_is_never_exceeded(golden, height, width, tokens):
     if max(height, width) > 200 * min(height, width):
         return
     for family in ("qwen2_vl", "qwen3_vl", "internvl3_5"):
-        pixels = golden_of(family).config.pixels
+        pixels = golden(family).config.pixels
         h, w = frame_size(pixels, height, width, tokens)
         assert h > 0 and w > 0 and h % pixels.unit == 0 and w % pixels.unit == 0
         assert h * w <= tokens * pixels.unit**2
 
 
 @pytest.mark.parametrize("size, expected", [((448, 448), (448, 448)), ((360, 640), (364, 644)), ((720, 1280), (728, 1288))])
-def test_published_sizes_of_qwen2_5(golden_of, size, expected):
-    assert frame_size(golden_of("qwen2_5_vl").config.pixels, *size) == expected
+def test_published_sizes_of_qwen2_5(golden, size, expected):
+    assert frame_size(golden("qwen2_5_vl").config.pixels, *size) == expected
 
 
-def test_sizes_round_half_to_even_like_the_published_rule(golden_of):
-    pixels = golden_of("qwen3_vl").config.pixels
+def test_sizes_round_half_to_even_like_the_published_rule(golden):
+    pixels = golden("qwen3_vl").config.pixels
     assert frame_size(pixels, 720, 1280) == (704, 1280)  # 720 / 32 = 22.5 -> 22
 
 
-def test_sizes_that_no_family_can_take_are_frame_errors(golden_of):
+def test_sizes_that_no_family_can_take_are_frame_errors(golden):
     with pytest.raises(FrameError, match="empty"):
-        frame_size(golden_of("qwen2_vl").config.pixels, 0, 20)
+        frame_size(golden("qwen2_vl").config.pixels, 0, 20)
     with pytest.raises(FrameError, match="needs at least 64"):
-        frame_size(golden_of("minicpm_v_4_5").config.pixels, 100, 100, tokens=32)
+        frame_size(golden("minicpm_v_4_5").config.pixels, 100, 100, tokens=32)

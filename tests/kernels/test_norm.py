@@ -1,0 +1,67 @@
+"""Residual add and RMSNorm."""
+
+import pytest
+import torch
+
+from evostreaming.kernels import norm as op
+
+WIDTHS = [64, 300, 3584]
+
+
+def inputs(rows, width, device="cpu", dtype=torch.float32):
+    x, residual = (torch.randn(rows, width, dtype=torch.float32).to(dtype).to(device) for _ in range(2))
+    return x, residual, torch.rand(width).to(dtype).to(device)
+
+
+def test_the_twin_equals_the_formula_in_float64(error):
+    torch.manual_seed(0)
+    x, residual, weight = inputs(5, 300)
+    y, total = op.norm(x, weight, 1e-6, residual)
+    wide = x.double() + residual.double()
+    assert error(total, wide) < 1e-7
+    assert error(y, wide / (wide.square().mean(-1, keepdim=True) + 1e-6).sqrt() * weight) < 1e-6
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("with_residual", [False, True])
+def test_kernel_equals_the_truth(error, target, width, with_residual):
+    x, residual, weight = inputs(7, width, target.device, target.dtype)
+    residual = residual if with_residual else None
+    y, total = op.launch_norm(x, weight, 1e-6, residual)
+    expected, sums = op.reference_norm(x, weight, 1e-6, residual)
+    assert torch.equal(total, sums), "the sum is rounded as PyTorch rounds it"
+    truth, _ = op.reference_norm(sums.double(), weight, 1e-6)
+    assert error(y, truth) < max(target.tolerance, 1.1 * error(expected, truth))
+
+
+def test_rows_may_stand_apart(error, target):
+    wide, residual, weight = inputs(5, 128, target.device, target.dtype)
+    x = wide[:, :64]
+    y, _ = op.launch_norm(x, weight[:64].contiguous(), 1e-6, residual[:, :64].contiguous())
+    assert error(y, op.reference_norm(x, weight[:64], 1e-6, residual[:, :64])[0]) < target.tolerance
+
+
+def test_an_outlier_row_does_not_overflow(target):
+    x = torch.full((1, 256), 6e4).to(target.dtype).to(target.device)
+    y, _ = op.launch_norm(x, torch.ones(256, dtype=target.dtype, device=target.device), 1e-6)
+    assert torch.allclose(y.float(), torch.ones_like(y, dtype=torch.float32), atol=1e-2)
+
+
+def test_a_residual_of_another_shape_is_refused():
+    with pytest.raises(AssertionError, match="shape of x"):
+        op.norm(torch.zeros(2, 8), torch.ones(8), 1e-6, torch.zeros(3, 8))
+
+
+@pytest.mark.gpu
+def test_the_public_op_runs_triton_on_a_gpu(error, monkeypatch):
+    x, residual, weight = inputs(272, 3584, "cuda", torch.bfloat16)
+    expected = op.reference_norm(x, weight, 1e-6, residual)
+    monkeypatch.setattr(op, "reference_norm", None)
+    y, total = op.norm(x, weight, 1e-6, residual)
+    assert torch.equal(total, expected[1]) and error(y, expected[0]) < 4e-3
+
+
+def test_compiles_for_hopper(compile_for_hopper):
+    signature = dict.fromkeys(("x", "residual", "weight", "y", "total"), "*bf16") | dict(stride="i32", width="i32", eps="fp32")
+    build = compile_for_hopper(op._norm_kernel, signature, dict(HAS_RESIDUAL=True, BLOCK=4096), 8)
+    assert build.stack == 0, "registers spill"
