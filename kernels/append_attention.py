@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch.nn.attention.bias import causal_lower_right
 
 from .decode_attention import decode_attention
-from .optional_triton import implementation
+from .optional_triton import triton_or_twin as implementation
 from .paged_attention import PAGE, paged_attention
 
 

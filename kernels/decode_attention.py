@@ -7,7 +7,7 @@ The query heads of a KV head are the rows of one tile, so every page is read onc
 Floor: 2·K·D·size·sum(L_b) bytes against 4·H·D·sum(L_b) FLOPs; bound by bytes.
 """
 
-from .optional_triton import implementation as implementation
+from .optional_triton import triton_or_twin as implementation  # noqa: F401 (asked by name)
 from .paged_attention import paged_attention
 
 

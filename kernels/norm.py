@@ -9,7 +9,8 @@ Floor: reads x, residual and writes both results, 4·T·h·size bytes; about 4·
 
 import torch
 
-from .optional_triton import implementation, jit, tl, triton
+from .optional_triton import jit, tl, triton
+from .optional_triton import triton_or_twin as implementation
 
 
 def reference_norm(x, weight, eps, residual=None):

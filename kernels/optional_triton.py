@@ -22,6 +22,6 @@ except ImportError:
     gluon = SimpleNamespace(jit=jit)
 
 
-def implementation(device_type):
+def triton_or_twin(device_type):
     """What computes a Triton op on a device of that type: "triton" or "pytorch"."""
     return "triton" if triton is not None and device_type == "cuda" else "pytorch"

@@ -9,7 +9,8 @@ Shapes: keys (L, S, K, D); cos, sin (S, D/2) float32 of the deltas; returns (L, 
 
 import torch
 
-from .optional_triton import implementation, jit, tl, triton
+from .optional_triton import jit, tl, triton
+from .optional_triton import triton_or_twin as implementation
 
 
 def reference_rotate(keys, cos, sin):

@@ -7,7 +7,8 @@ Floor: 3·T·I·size bytes, about 6·T·I FLOPs, so it is bound by bytes.
 import torch
 import torch.nn.functional as F
 
-from .optional_triton import implementation, jit, tl, triton
+from .optional_triton import jit, tl, triton
+from .optional_triton import triton_or_twin as implementation
 
 BLOCK = 1024
 

@@ -13,7 +13,8 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 
-from .optional_triton import implementation, jit, tl, triton
+from .optional_triton import jit, tl, triton
+from .optional_triton import triton_or_twin as implementation
 
 LOG2_E = 1.4426950408889634
 

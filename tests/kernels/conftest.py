@@ -17,10 +17,6 @@ Target = namedtuple("Target", "device dtype tolerance")
 Paged = namedtuple("Paged", "q keys values table lengths holes starts counts truth")
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "interpreter: runs a Triton kernel on the CPU, in a process that test_interpreter.py starts")
-
-
 def pytest_collection_modifyitems(config, items):
     here = [item for item in items if os.path.dirname(__file__) in str(item.path)]
     out = [item for item in here if ("interpreter" in item.keywords) != INTERPRETED]
