@@ -125,6 +125,9 @@ def run(
     at: Annotated[
         list[str] | None, typer.Option("--at", metavar="SECONDS TEXT", help="Ask TEXT at a time of the video; may be given often.")
     ] = None,
+    system: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="System prompt; a checkpoint not tuned for streams needs one that asks for silence.")
+    ] = None,
     fps: Annotated[float, typer.Option(min=0.001, max=240, help="Frames watched in a second of video.")] = 0.5,
     model: Annotated[
         str, typer.Option("--model", "-m", help="'tiny' (built in) or a Hugging Face checkpoint folder.", rich_help_panel="Model")
@@ -164,10 +167,10 @@ def run(
         engine = load_engine(
             model, device, dtype, adapter, choices, tokens_per_frame=tokens_per_frame, max_tokens=max_tokens, history=history
         )
-        watch_and_tell(engine, source, video, model, query, later, as_lines, html)
+        watch_and_tell(engine, source, video, model, query, later, as_lines, html, system)
 
 
-def watch_and_tell(engine, source, video, model, query, later, as_lines, html):
+def watch_and_tell(engine, source, video, model, query, later, as_lines, html, system=None):
     """Run the loop with its time line; summary and page are written however it ends."""
     from .report import write_page
     from .timeline import Timeline, summary
@@ -183,7 +186,7 @@ def watch_and_tell(engine, source, video, model, query, later, as_lines, html):
                     print(json.dumps(as_json(turn.step), ensure_ascii=False), flush=True)
                 timeline.show(turn)
 
-            record(recording, engine, source, query, later, show, thumbnails=html is not None)
+            record(recording, engine, source, query, later, show, html is not None, system)
     finally:
         console.print(summary(recording), soft_wrap=True)
         for seconds, text in later:

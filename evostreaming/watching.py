@@ -35,15 +35,15 @@ class Recording:
         return [turn for turn in self.turns if turn.step.speak]
 
 
-def watch(engine, source, query, later):
+def watch(engine, source, query, later, system=None):
     """Step `engine` over the frames of `source`, one implicit conversation; yields `(frame, Turn)` as they come.
 
-    query: asked with the first frame, or None. later: `(seconds, text)` pairs, each asked with the first frame at or after
-    its time; the list is emptied as they are asked, so what is left over was never asked.
+    query: asked with the first frame, or None. system: the system prompt, None for the checkpoint's own. later: `(seconds, text)` pairs,
+    each asked with the first frame at or after its time; the list is emptied as they are asked, so what is left over was never asked.
     """
     later.sort(key=lambda item: item[0])
     asked = [query] if query else []
-    with engine.open(query=query) as stream:
+    with engine.open(query=query, system=system) as stream:
         for frame in source:
             while later and later[0][0] <= frame.time:
                 asked.append(later.pop(0)[1])
@@ -52,14 +52,14 @@ def watch(engine, source, query, later):
             asked = []
 
 
-def record(recording, engine, source, query, later, show=None, thumbnails=False):
+def record(recording, engine, source, query, later, show=None, thumbnails=False, system=None):
     """Watch to the end, fill `recording` turn by turn and call `show(turn)` after each.
 
     What was recorded before an exception (a broken file, Ctrl-C) stays in `recording`; the exception goes on to the caller.
     """
     started, stride = time.perf_counter(), 1
     try:
-        for frame, turn in watch(engine, source, query, later):
+        for frame, turn in watch(engine, source, query, later, system):
             eventful = turn.step.speak or turn.asked
             if thumbnails and (eventful or turn.step.index % stride == 0):
                 turn.jpeg = thumbnail(frame.pixels)

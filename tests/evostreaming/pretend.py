@@ -59,7 +59,8 @@ class Engine:
     def __init__(self, pause=0.0):
         self.pause = pause
 
-    def open(self, query=None):
+    def open(self, query=None, system=None):
+        self.system = system
         return Stream(query)
 
     def step(self, frame, stream, time):

@@ -157,6 +157,12 @@ def test_options_left_out_stay_the_checkpoints_own_and_given_ones_arrive(monkeyp
     assert (path, options) == ("dir", expected)
 
 
+def test_the_system_prompt_reaches_the_stream(run):
+    engine = pretend.Engine()
+    assert run("run", "clip.mp4", "--system", "Say SILENT until the door opens.", engine=engine).exit_code == 0
+    assert engine.system == "Say SILENT until the door opens."
+
+
 def test_demo_watches_the_bundled_clip_as_the_file_beside_it_says_and_writes_the_page(run, tmp_path, monkeypatch):
     (tmp_path / "a.mp4").touch()
     (tmp_path / "a.json").write_text(json.dumps({"fps": 2, "query": "What moves?", "at": [[9, "And now?"]]}))
