@@ -3,6 +3,13 @@
 A message says what was given, what is accepted, and what to do about it.
 """
 
+import re
+
+
+def without_password(address):
+    """The address of a network source as it may be shown: `rtsp://user:secret@host/1` -> `rtsp://host/1`."""
+    return re.sub(r"//[^/@]*@", "//", str(address))
+
 
 class EvoStreamingError(Exception):
     """Root of all errors raised on purpose."""
@@ -47,9 +54,9 @@ class VideoError(EvoStreamingError):
     """A video source cannot be read on. `source`, `reason` and `time` (seconds reached, or None) say where and why."""
 
     def __init__(self, source, reason, time=None):
-        self.source, self.reason, self.time = str(source), reason, time
+        self.source, self.reason, self.time = without_password(source), reason, time
         reached = "no frame was read" if time is None else f"read up to {time:.2f} s"
-        super().__init__(f"{source}: {reason} ({reached})")
+        super().__init__(f"{self.source}: {reason} ({reached})")
 
 
 class CapacityError(EvoStreamingError):

@@ -16,7 +16,7 @@ from rich.console import Console
 from typer.core import TyperCommand
 
 from . import __version__
-from .engine.errors import ArgumentError, CheckpointError, EvoStreamingError, TextTooLong, VideoError
+from .engine.errors import ArgumentError, CheckpointError, EvoStreamingError, TextTooLong, VideoError, without_password
 from .eval.cli import app as eval_commands
 
 BAD_ARGUMENTS, BAD_INPUT, BAD_MODEL, INTERRUPTED = 2, 3, 4, 130
@@ -200,7 +200,7 @@ def watch_and_tell(engine, source, video, model, query, later, as_lines, html, s
 
 def title(place):
     """A name to show: of a path its last part, of an address no password."""
-    return re.sub(r"//[^/@]*@", "//", place) if "://" in place else Path(place).name or place
+    return without_password(place) if "://" in place else Path(place).name or place
 
 
 def speaking_threshold(engine):

@@ -181,3 +181,8 @@ def test_an_endless_device_serves_the_newest_frame_and_closes_at_once():
         assert late.index > early.index + 1 and source.dropped >= 2
         began = time.monotonic()
     assert time.monotonic() - began < 0.5
+
+
+def test_an_error_never_shows_the_password_of_an_address():
+    error = VideoError("rtsp://user:secret@door.local/1", "connection refused")
+    assert "secret" not in str(error) + error.source and "rtsp://door.local/1" in str(error)
