@@ -64,7 +64,7 @@ def main():
     parser.add_argument("--refcheck", action="store_true", help="compare with float32 before timing")
     parser.add_argument("--alone", action="store_true", help="time this op only, not its peers")
     options = parser.parse_args()
-    assert implementation("cuda") == "cuda", "build the CUDA ops first: python setup.py build_ext --inplace"
+    assert implementation("cuda") == "cuda", "build the CUDA ops first: pip install --no-build-isolation --no-deps -e ."
     generator = torch.Generator("cuda").manual_seed(0)
     ops = {"cuda": append}
     if not options.alone:

@@ -41,7 +41,7 @@ def main():
     parser.add_argument("--refcheck", action="store_true", help="compare with the plain twin before timing")
     parser.add_argument("--alone", action="store_true", help="time this op only, not its peers")
     options = parser.parse_args()
-    assert implementation("cuda") == "cuda", "build the CUDA ops first: python setup.py build_ext --inplace"
+    assert implementation("cuda") == "cuda", "build the CUDA ops first: pip install --no-build-isolation --no-deps -e ."
     random = torch.Generator("cuda").manual_seed(0)
     mean, std = (torch.tensor(values, device="cuda").view(3, 1, 1) for values in (MEAN, STD))
     compiled = torch.compile(torch_ops, dynamic=False)

@@ -7,14 +7,18 @@ remaining pages is one hole, so window keys never move. Forks share pages; whoev
 import torch
 
 from .._pages import PageAllocator
+from ..kernels.paged_attention import PAGE
 from .errors import CapacityError, OutOfPages
-
-PAGE = 128
 
 
 def pages_for(tokens):
     """Pages that hold `tokens` slots."""
     return -(-tokens // PAGE)
+
+
+def most_pages(max_tokens):
+    """Pages a stream of at most `max_tokens` holds: one more than they fill, for its hole can leave two pages half used."""
+    return pages_for(max_tokens) + 1
 
 
 def bytes_per_token(config, dtype):

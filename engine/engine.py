@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from .cache import PagedCache, PageTable, pages_for
+from .cache import PagedCache, PageTable, most_pages
 from .checkpoint import load_model
 from .config import ModelConfig
 from .context import Context, Piece
@@ -36,8 +36,7 @@ class Engine:
         self.dialogue = Dialogue(turn, streaming, history or streaming.history)
         if gate.mode == "pair" and not self.dialogue.marker:
             raise ArgumentError('gate mode "pair" needs a checkpoint tuned with a reply marker; its streaming.json names none')
-        pages = max_streams * (pages_for(max_tokens) + 1)  # one more: a stream's hole can leave two pages half used
-        self.cache = PagedCache(config.decoder, pages, self.device, self.dtype)
+        self.cache = PagedCache(config.decoder, max_streams * most_pages(max_tokens), self.device, self.dtype)
         self.forward = Forward(model, self.cache, Rope(config.decoder, self.device), max_tokens)
         self.frames = FrameEncoder(model.tower, config, self.device, self.dtype, frame_size, tokens_per_frame, self.forward.graphs)
         self._streams, self._implicit, self._lock = set(), None, threading.RLock()

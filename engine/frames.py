@@ -78,7 +78,7 @@ class FrameEncoder:
 
 def check_finite(encoded):
     """Raise FrameError if features of these frames are NaN or Inf. Makes the host wait for the tower."""
-    if all(bool(frame.finite) for frame in encoded):
+    if all(bool(flag) for flag in {frame.finite for frame in encoded}):  # one flag a pass: one wait, not one a frame
         return
     for index, frame in enumerate(encoded):
         parts = [part for part in (frame.tokens, frame.deepstack) if part is not None]

@@ -10,6 +10,7 @@ from collections import OrderedDict
 import torch
 
 from ..kernels import append, append_attention
+from .cache import most_pages
 from .plan import Plan
 
 KEPT = 48
@@ -82,7 +83,7 @@ class DecoderGraph:
         return forward.graphs.get(key, lambda: cls(forward, batch, *key))
 
     def __init__(self, forward, batch, streams, padded, longest, visual):
-        pages = -(-forward.max_tokens // 128) + 1
+        pages = most_pages(forward.max_tokens)
         device = forward.device
         sizes = {"ids": padded, "positions": 3 * padded, "slots": padded, "visual_rows": visual, "rows": streams}
         self.wide = Staging(sizes, torch.long, device)
@@ -119,8 +120,7 @@ class DecoderGraph:
         ids = torch.tensor(batch.ids + [0] * pad)
         rows = torch.tensor(batch.rows)
         self.wide.send(ids, positions.flatten(), slots, torch.tensor(batch.visual_rows, dtype=torch.long), rows)
-        tables = [pages + [0] * (self.pages - len(pages)) for pages in batch.tables]
-        contents = (tables, batch.lengths, batch.holes, batch.query_start)
+        contents = (batch.block_table(self.pages), batch.lengths, batch.holes, batch.query_start)
         self.narrow.send(*(torch.tensor(values, dtype=torch.int32).flatten() for values in contents))
         begin = 0
         for frame in batch.features:

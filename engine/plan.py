@@ -33,6 +33,10 @@ class Batch:
         """Where each stream's new tokens begin, and the end: B + 1 ints."""
         return [0, *accumulate(self.counts)]
 
+    def block_table(self, width):
+        """The tables as rows of `width` pages."""
+        return [pages + [0] * (width - len(pages)) for pages in self.tables]
+
 
 class Plan:
     """Tensors for T new tokens of B streams.
@@ -49,9 +53,8 @@ class Plan:
     @classmethod
     def of(cls, batch, rope, device):
         """The plan of a batch, copied to the device."""
-        widest = max(map(len, batch.tables))
-        tables = [pages + [0] * (widest - len(pages)) for pages in batch.tables]
-        small = (torch.tensor(values, dtype=torch.int32).to(device) for values in (tables, batch.lengths, batch.holes, batch.query_start))
+        contents = (batch.block_table(max(map(len, batch.tables))), batch.lengths, batch.holes, batch.query_start)
+        small = (torch.tensor(values, dtype=torch.int32).to(device) for values in contents)
         return cls(rope, batch.positions.to(device), batch.slots.to(device), *small, max(batch.counts), batch)
 
     @property

@@ -65,7 +65,7 @@ def video_decoders():
 
 def describe_model(model, device="auto", dtype="auto", max_tokens=16384):
     """Sizes of a checkpoint and what a stream of `max_tokens` costs on `device`. Raises CheckpointError."""
-    from .engine.cache import PAGE, bytes_per_token, pages_for
+    from .engine.cache import PAGE, bytes_per_token, most_pages
     from .engine.config import ModelConfig
     from .engine.engine import choose_device, choose_dtype
     from .engine.locate import locate
@@ -78,7 +78,7 @@ def describe_model(model, device="auto", dtype="auto", max_tokens=16384):
     decoder, vision = config.decoder, config.vision
     count = parameters(directory)
     weights, token = count * dtype.itemsize, bytes_per_token(decoder, dtype)
-    stream = (pages_for(max_tokens) + 1) * PAGE * token
+    stream = most_pages(max_tokens) * PAGE * token
     facts = device_facts("cpu" if device.type == "cpu" else f"cuda:{device.index or 0}")
     return {
         "path": str(directory),
