@@ -31,8 +31,8 @@ bench:                  ## on a machine with a GPU; the step beside its floor an
 
 bench-kernels:          ## on a machine with a GPU; every op beside its floor and its peers
 	$(PYTHON) -m pip install -q --no-deps --no-build-isolation -e .
-	for op in append append_attention gate preprocess norm swiglu rotate vision_attention gemm tower; do \
-	  $(PYTHON) -m benchmarks.bench_$$op || exit 1; done
+	for op in append append_attention decode_attention gate preprocess norm swiglu rotate vision_attention gemm tower; do \
+	  $(PYTHON) -m benchmarks.bench_$$op --refcheck || exit 1; done
 
 clean:
 	rm -rf $(VENV) build *.egg-info demo.html

@@ -16,9 +16,11 @@ from .floors import measure_ceilings
 from .long_stream import long_stream
 from .measure import make_workload, measure_engine, measure_peer
 from .peers import PEERS
+from .random_checkpoint import size_of
+from .scanning import measure_scan
 from .subject import Unavailable, release
 
-FURTHER_STEPS = 50  # of rows that are not the base row
+FURTHER_STEPS, FURTHER_SECONDS = 50, 4.0  # at most, of rows that are not the base row
 
 
 @dataclass(frozen=True)
@@ -50,31 +52,37 @@ class Bench:
     def __init__(self, subject, rows, steps, out):
         self.subject, self.rows, self.steps, self.out = subject, rows, steps, out
         self.workloads = {}  # what the peers of the latest context do
+        self.without = set()  # peers that were found unavailable, and why was said
         self.ceilings = measure_ceilings(subject.device, subject.dtype)
         release(subject.device)
         self.result = {
             "machine": machine(subject.device),
             "ceilings": {"bandwidth": self.ceilings.bandwidth, "flops": self.ceilings.flops},
             "model": subject.name,
+            "size": size_of(subject.config),
             "dtype": str(subject.dtype).removeprefix("torch."),
             "quantization": subject.quantization,
             "rows": [],
             "peers": [],
             "failed": [],
+            "interrupted": False,
         }
 
-    def parts(self, peers, frames=None):
+    def parts(self, peers=False, scan=False, frames=None):
         """(title, function(report)) of everything to be measured, in order."""
         parts = []
         for index, (context, streams, tokens) in enumerate(self.rows.all):
-            steps = self.steps if index == 0 else min(self.steps, FURTHER_STEPS)
-            parts.append((title(context, streams, tokens), self.engine_part(context, streams, tokens, steps)))
+            limits = (min(self.steps, FURTHER_STEPS), FURTHER_SECONDS) if index else (self.steps, float("inf"))
+            parts.append((title(context, streams, tokens), self.engine_part(context, streams, tokens, *limits)))
+        if scan:
+            parts.append(("scan against stepping", self.scan_part))
         for context in self.rows.for_peers if peers else ():
             parts += [(f"{kind.name}, {title(context, 1, self.rows.tokens[0])}", self.peer_part(kind, context)) for kind in PEERS]
         return parts + ([(f"a stream of {frames} frames", self.long_part(frames))] if frames else [])
 
     def run(self, parts, progress):
-        """Measure the parts; `progress(number, title, fraction)` hears how far each one is. Returns `result`."""
+        """Measure the parts; `progress(number, title, fraction)` hears how far each one is, and now and then a line to be `said`. Ctrl-C
+        ends it with what there is. Returns `result`."""
         for number, (name, part) in enumerate(parts):
             report = partial(progress, number, name)
             report(0.0)
@@ -82,30 +90,44 @@ class Bench:
                 part(report)
             except Unavailable as reason:
                 self.result["failed"].append({"part": name, "reason": str(reason)})
+            except KeyboardInterrupt:
+                self.result["failed"].append({"part": name, "reason": "interrupted, and nothing behind it was begun"})
+                self.result["interrupted"] = True
             except Exception as error:  # one part's fault, whatever it is, must not cost the others' numbers
                 traceback.print_exc(file=sys.stderr)
                 self.result["failed"].append({"part": name, "reason": f"{type(error).__name__}: {error}".splitlines()[0]})
             release(self.subject.device)
             self.save()
             report(1.0)
+            if self.result["interrupted"]:
+                break
         return self.result
 
-    def engine_part(self, context, streams, tokens, steps):
+    def engine_part(self, context, streams, tokens, steps, seconds):
         def part(report):
-            row = measure_engine(self.subject, self.ceilings, context, streams, tokens, steps, report)
+            row = measure_engine(self.subject, self.ceilings, context, streams, tokens, steps, report, seconds)
             self.result["rows"].append({"asked": {"context": context, "streams": streams, "tokens_per_frame": tokens}, **row})
 
         return part
 
+    def scan_part(self, report):
+        self.result["scan"] = measure_scan(self.subject, self.rows.contexts[0], self.rows.tokens[0], report)
+
     def peer_part(self, kind, context):
         def part(report):
+            if kind.name in self.without:
+                return
             if self.rows.streams[0] != 1:
                 raise Unavailable("peers take one stream; give 1 first in --streams")
             if context not in self.workloads:
                 self.workloads = {context: make_workload(self.subject, context, self.rows.tokens[0])}
             workload = self.workloads[context]
             report(0.3)
-            measured = measure_peer(kind, self.subject, workload, min(self.steps, FURTHER_STEPS))
+            try:
+                measured = measure_peer(kind, self.subject, workload, min(self.steps, FURTHER_STEPS))
+            except Unavailable:
+                self.without.add(kind.name)
+                raise
             ours = next((row["total"]["p50"] for row in self.result["rows"] if row["asked"]["context"] == context), None)
             ratio = {} if ours is None else {"ratio": measured["total"]["p50"] / ours}
             self.result["peers"].append({"context": workload.context, "new_tokens": len(workload.turn.ids), **measured, **ratio})
@@ -114,7 +136,9 @@ class Bench:
 
     def long_part(self, frames):
         def part(report):
-            self.result["long_stream"] = long_stream(self.subject, frames, self.rows.contexts[0], self.rows.tokens[0], report)
+            for found in long_stream(self.subject, frames, self.rows.contexts[0], self.rows.tokens[0], report):
+                self.result["long_stream"] = found
+                self.save()
 
         return part
 

@@ -1,68 +1,80 @@
-"""Products of one decoder layer of Qwen2.5-VL-7B: the op against PyTorch's own call, weights cold.
+"""The products of one decoder layer of Qwen2.5-VL-7B, in bf16 and with weights in fp8, against PyTorch's own calls, weights cold.
 
-    python -m benchmarks.bench_gemm [--tokens 1,8,64,128,272,2176] [--fp8]
+    python -m benchmarks.bench_gemm [--refcheck] [--alone] [--only "fp8"]
 
-One line a product and one a layer: µs of PyTorch's call, of the op, and its share of the floor (bytes or FLOPs, whichever is longer).
+"layer" is the four products one behind the other. In fp8, ours is what the engine calls: bf16 rows for few tokens, else, up to the tokens
+of a few frames, a product whose scales the op behind applies (the op behind qkv does not: there the engine takes PyTorch's). PyTorch's call
+takes fp8 rows and scales.
 """
 
-import argparse
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 
-from evostreaming.kernels import gemm
+from evostreaming.kernels.gemm import bare_gemm, by_torch, gemm, quantizes
+from evostreaming.kernels.product import Product
 from evostreaming.kernels.quantize import quantize
 
-from .timing import BANDWIDTH, microseconds
+from .cases import Case, main, speed_of
 
 LAYER = {"qkv": (4608, 3584), "o": (3584, 3584), "gate_up": (37888, 3584), "down": (3584, 18944)}
-FLOPS = {2: 790e12, 1: 1500e12}  # dense products by bytes an element, what one H200 reaches
+SHAPES = {f"{kind}, {tokens} tokens": (kind, tokens) for kind in ("bf16", "fp8") for tokens in (1, 8, 64, 128, 272, 2176)}
 COLD = 120 << 20  # bytes of weights that take turns: more than twice the L2 cache
+BYTES = {"bf16": 2, "fp8": 1}  # an element
 
 
-def operands(tokens, width, depth, fp8):
-    """[(x, weight), in fp8 (x, scales, weight, scales)] over enough different weights that none is found in the L2 cache."""
-    count = max(2, -(-COLD // (width * depth * (1 if fp8 else 2))))
+def operands(kind, tokens, width, depth):
+    """[(x, weight), in fp8 (x, Quantized x, Quantized weight)] over enough different weights that none is found in the L2 cache."""
+    count = max(2, -(-COLD // (width * depth * BYTES[kind])))
     x = torch.randn(tokens, depth, device="cuda", dtype=torch.bfloat16)
     weights = [torch.randn(width, depth, device="cuda", dtype=torch.bfloat16) * depth**-0.5 for _ in range(count)]
-    return [(*quantize(x), *quantize(weight)) for weight in weights] if fp8 else [(x, weight) for weight in weights]
+    return [(x, quantize(x), quantize(weight)) for weight in weights] if kind == "fp8" else [(x, weight) for weight in weights]
 
 
-def timed(call, sets):
-    return microseconds([lambda one=one: call(*one) for one in sets], replays=7)
+def ours_fp8(x, rows, weight):
+    """What a layer calls; a Product where its scales are applied later."""
+    return bare_gemm(*rows, *weight) if quantizes(len(x), x.device) else gemm(x, *weight)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tokens", default="1,8,64,128,272,2176")
-    parser.add_argument("--fp8", action="store_true")
-    options = parser.parse_args()
-    kind, size = ("fp8", 1) if options.fp8 else ("bf16", 2)
-    theirs, ours = (gemm.by_torch, gemm.scaled_gemm) if options.fp8 else (F.linear, gemm.gemm)
-    floors = f"{BANDWIDTH / 1e12} TB/s and {FLOPS[size] / 1e12:.0f} TFLOP/s"
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}; floor at {floors}")
-    for tokens in map(int, options.tokens.split(",")):
-        totals = [0.0, 0.0, 0.0]
-        for product, (width, depth) in LAYER.items():
-            sets = operands(tokens, width, depth, options.fp8)
-            expected = theirs(*sets[0]).float()
-            error = ((ours(*sets[0]).float() - expected).norm() / expected.norm()).item()
-            assert error < 2e-2, f"{product} differs from PyTorch's by {error:.3g}"
-            traffic = size * width * depth + 2 * tokens * (width + depth)
-            floor = 1e6 * max(traffic / BANDWIDTH, 2 * tokens * width * depth / FLOPS[size])
-            times = (timed(theirs, sets), timed(ours, sets), floor)
-            totals = [total + time for total, time in zip(totals, times)]
-            row(kind, tokens, product, *times)
-        row(kind, tokens, "layer", *totals)
+def torch_fp8(x, rows, weight):
+    return by_torch(*rows, *weight)
 
 
-def row(kind, tokens, product, theirs, ours, floor):
-    print(
-        f"{kind:4} {tokens:5} tokens {product:8} torch {theirs:8.1f}  ours {ours:8.1f} µs  {theirs / ours:5.2f} x  "
-        f"{100 * floor / ours:5.1f} % of floor",
-        flush=True,
-    )
+def refcheck(x, *operands):
+    """Norm-relative error to float32; raises AssertionError above bf16 rounding, in fp8 above that of its sums (`kernels.gemm`)."""
+    if len(operands) == 1:
+        got, truth, most = gemm(x, *operands), F.linear(x.float(), operands[0].float()), 5e-3
+    else:
+        got, most = ours_fp8(x, *operands), 1e-2
+        rows, weight = (part.values.float() * part.scales[:, None] for part in operands)
+        truth = F.linear(rows if quantizes(len(x), x.device) else x.float(), weight)
+    got = got.wide() if isinstance(got, Product) else got.float()
+    error = ((got - truth).norm() / truth.norm()).item()
+    assert error < most, error
 
+
+def each(op, products):
+    for operands in products:
+        op(*operands)
+
+
+def cases(kind, tokens):
+    theirs, ours = (torch_fp8, ours_fp8) if kind == "fp8" else (F.linear, gemm)
+    sets = {product: operands(kind, tokens, *shape) for product, shape in LAYER.items()}
+    layer, moved, done = list(zip(*sets.values())), 0, 0
+    for product, (width, depth) in LAYER.items():
+        work = {"size": BYTES[kind] * (width + tokens) * depth + 2 * tokens * width, "flops": 2 * tokens * width * depth, "kind": kind}
+        moved, done = moved + work["size"], done + work["flops"]
+        check = partial(refcheck, *sets[product][0])
+        for name, op, checked in (("ours", ours, check), ("torch", theirs, None)):
+            yield Case(f"{kind}, {tokens} tokens, {product}", name, [partial(op, *one) for one in sets[product]], check=checked, **work)
+    for name, op in (("ours", ours), ("torch", theirs)):
+        calls = [partial(each, op, products) for products in layer]
+        yield Case(f"{kind}, {tokens} tokens, layer", name, calls, size=moved, flops=done, kind=kind)
+
+
+test_speed = speed_of(SHAPES, cases)
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, SHAPES, cases)

@@ -1,6 +1,8 @@
 """A bench's result as Markdown tables and as a plot."""
 
+from .arrivals import DEADLINE
 from .measure import STAGES
+from .targets import reached
 
 AXES = {"context": "context, tokens", "streams": "streams in a batch", "tokens_per_frame": "visual tokens a frame"}
 
@@ -30,7 +32,9 @@ def markdown(result):
         *roofline_lines(result["rows"]),
         *peer_lines(result["peers"]),
         *stream_lines(result.get("streams_per_device")),
+        *scan_lines(result.get("scan")),
         *long_lines(result.get("long_stream")),
+        *target_lines(reached(result)),
     ]
     if result["failed"]:
         lines += ["## Not measured", "", *(f"- {item['part']}: {item['reason']}" for item in result["failed"]), ""]
@@ -94,13 +98,39 @@ def stream_lines(rates):
     return ["## Streams on one device", "", note, "", *table(head, body), ""]
 
 
+def scan_lines(rows):
+    if not rows:
+        return []
+    head = ["silent turns", "frames", "ms a frame, stepping", "ms a frame, scan", "scan is faster by"]
+    body = [
+        [f"{100 * row['silent']:.0f} %", row["frames"], number(row["step_ms"]), number(row["scan_ms"]), number(row["ratio"])]
+        for row in rows
+    ]
+    return ["## `scan` against stepping, one stream", "", *table(head, body), ""]
+
+
 def long_lines(found):
     if not found:
         return []
-    head = ["frames", "window", "ms, first tenth", "ms, last tenth", "drift %", "memory grew, bytes", "logits, fresh prefill"]
-    sizes = [found["frames"], found["window"], number(found["first_ms"], 3), number(found["last_ms"], 3), number(found["drift_percent"], 2)]
-    differ = found.get("logits_reason") or f"{found['logits_difference']:.2g}"
-    return ["## A long stream", "", *table(head, [[*sizes, found["memory_growth"], differ]]), ""]
+    head = ["frames", "window", "first tenth p50 / p99", "last tenth p50 / p99", "drift of p50, %", "memory grew, bytes", "host's"]
+    times = [f"{number(found[f'{part}_ms'])} / {number(found[f'{part}_p99_ms'])}" for part in ("first", "last")]
+    body = [found["frames"], found["window"], *times, number(found["drift_percent"]), found["memory_growth"], found["host_memory_growth"]]
+    differ = found.get("logits_reason", "not compared")
+    if "logits_difference" in found:
+        differ = f"{found['logits_difference']:.2g}"
+    note = f"Logits of the first decoder layer from those of a fresh prefill of the retained tokens (relative L2): {differ}."
+    return ["## A long stream", "", *table(head, [body]), "", note, ""]
+
+
+def target_lines(found):
+    if not found:
+        return []
+    body = []
+    for target, value in found:
+        sign = "≥" if target.more else "≤"
+        limits = [f"{sign} {limit}" if limit is not None else "" for limit in (target.must, target.moonshot)]
+        body.append([target.what, *limits, number(value), target.verdict(value)])
+    return ["## Targets", "", *table(["target", "must", "moonshot", "measured", ""], body), ""]
 
 
 def plot(result, file):
@@ -110,7 +140,8 @@ def plot(result, file):
     rows, peers = result["rows"], result["peers"]
     base = rows[0]
     curves = {axis: points for axis in AXES if len(points := on_axis(rows, base, axis)) > 1}
-    panels = 1 + bool(peers) + len(curves)
+    rates = result.get("streams_per_device") or {}
+    panels = 1 + bool(peers) + len(curves) + bool(rates)
     figure = Figure(figsize=(4.5 * panels, 3.6), layout="constrained")
     axes = iter(figure.subplots(1, panels, squeeze=False)[0])
     panel = next(axes)
@@ -132,6 +163,15 @@ def plot(result, file):
         panel.set(xlabel=AXES[axis], ylabel="ms a step", xscale="log", yscale="log")
         panel.set_xticks([row[axis] for row in points], [str(row[axis]) for row in points], rotation=45)
         panel.minorticks_off()
+        panel.legend(frameon=False)
+    if rates:
+        panel = next(axes)
+        for rate, found in rates.items():
+            late = sorted((int(streams), delay) for streams, delay in found["p99"].items())
+            panel.plot(*zip(*late), marker="o", label=f"{rate} frames/s")
+        panel.axhline(DEADLINE, linestyle="--", color="gray")
+        panel.set(xlabel="streams on the device", ylabel="p99 ms, arrival to decision", xscale="log", yscale="log")
+        panel.set_xticks([streams for streams, _ in late], [str(streams) for streams, _ in late])
         panel.legend(frameon=False)
     figure.suptitle(f"{result['model']}, {result['machine']['device']}")
     figure.savefig(file, dpi=130)

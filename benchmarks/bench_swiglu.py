@@ -1,36 +1,54 @@
-"""swiglu against its formula in PyTorch ops and compiled by inductor, in one process.
+"""swiglu, and gelu of the towers, against their formulas in PyTorch ops and compiled by inductor, in one process.
 
     python -m benchmarks.bench_swiglu [--refcheck] [--alone]
+
+"cold" takes turns over 8 sets of rows, which exceed the L2 cache from 272 tokens on; "hot" repeats one.
 """
 
 from functools import partial
 
 import torch
 
+from evostreaming.kernels.gelu import gelu, reference_gelu
 from evostreaming.kernels.swiglu import reference_swiglu, swiglu
 
 from .cases import Case, main, speed_of
 
-WIDTH = 18944
-SHAPES = {f"{tokens} tokens": (tokens,) for tokens in (1, 272, 2176)}
+SHAPES = {f"swiglu, {tokens} x 18944": ("swiglu", tokens, 18944) for tokens in (1, 272, 2176)}
+SHAPES |= {f"gelu {kind}, 1024 x {width}": (kind, 1024, width) for kind, width in (("tanh", 4304), ("erf", 4096), ("quick", 5120))}
 
 
-def cases(tokens):
-    """The activation of `tokens` rows; 8 sets of rows take turns."""
-    x = torch.randn(8, tokens, 2 * WIDTH, device="cuda", dtype=torch.bfloat16)
+def refcheck(ours, truth):
+    """Norm-relative error to float32; raises AssertionError above bf16 rounding."""
+    got, expected = ours().float(), truth()
+    error = ((got - expected).norm() / expected.norm()).item()
+    assert error < 4e-3, error
 
-    def check():
-        truth = reference_swiglu(x[0].float())
-        error = ((swiglu(x[0]).float() - truth).norm() / truth.norm()).item()
-        assert error < 4e-3, error
 
-    what = f"swiglu, {tokens} tokens of {WIDTH}"
-    ways = {"triton": swiglu, "triton to fp8": partial(swiglu, quantized=True)}
-    ways |= {"torch ops": reference_swiglu, "torch.compile": torch.compile(reference_swiglu)}
-    for name, op in ways.items():
-        calls = [partial(op, a) for a in x]
-        yield Case(what, f"{name} cold", calls, tokens * WIDTH * (5 if "fp8" in name else 6), check if name == "triton" else None)
-        yield Case(what, f"{name} hot", calls[:1])
+def refcheck_fp8(ours, truth):
+    """Norm-relative error of what comes out in fp8 to float32; raises AssertionError above fp8 rounding."""
+    (values, scales), expected = ours(), truth()
+    error = ((values.float() * scales[:, None] - expected).norm() / expected.norm()).item()
+    assert error < 4e-2, error
+
+
+def cases(kind, tokens, width):
+    gated = kind == "swiglu"
+    x = torch.randn(8, tokens, width * (2 if gated else 1), device="cuda", dtype=torch.bfloat16)
+    ours, theirs = (swiglu, reference_swiglu) if gated else (partial(gelu, kind=kind), partial(reference_gelu, kind=kind))
+    what, numbers = (kind if gated else f"gelu {kind}"), tokens * width * (3 if gated else 2)
+    truth = partial(theirs, x[0].float())
+    ways = {"triton": ours, "torch ops": theirs}
+    if tokens == 272 or kind == "tanh":
+        ways["torch.compile"] = torch.compile(theirs, dynamic=False)
+    for heat, sets in (("cold", len(x)), ("hot", 1)):
+        for name, op in ways.items():
+            calls = [partial(op, rows) for rows in x[:sets]]
+            check = partial(refcheck, calls[0], truth) if op is ours else None
+            yield Case(f"{what}, {tokens} x {width}, {heat}", name, calls, 2 * numbers if heat == "cold" else 0, check)
+    calls = [partial(ours, rows, quantized=True) for rows in x]
+    size = 2 * numbers - tokens * width
+    yield Case(f"{what} to fp8, {tokens} x {width}, cold", "triton", calls, size, partial(refcheck_fp8, calls[0], truth))
 
 
 test_speed = speed_of(SHAPES, cases)

@@ -1,8 +1,8 @@
 """Frames a second decoded and delivered: every decoder that can be imported here, on the same generated files.
 
-A file is ten seconds of a moving test picture with grain, encoded with the settings that the encoder comes with and repeated packet by
-packet. A row reads `files` of them side by side on as many threads as there are cores. The first value of each list is the base row's,
-every further value gives one row in which only that one differs.
+A file is ten seconds of a moving test picture with grain (two in 4k), encoded with the settings that the encoder comes with and repeated
+packet by packet. A row reads `files` of them side by side on as many threads as there are cores, to their ends or until `LIMIT` seconds are
+over. The first value of each list is the base row's, every further value gives one row in which only that one differs.
 """
 
 import json
@@ -30,7 +30,9 @@ OPTIONS = {
 }
 FPS, UNIT = 25, 250  # frames a second; frames that are encoded, then repeated
 SECONDS = 60  # of video in a file
+LIMIT = 10  # seconds for one decoder and row
 PIPELINES = 16  # of DALI: each keeps one engine of the GPU busy for about half of the time
+BT709 = 1  # as cameras write it
 
 
 @dataclass(frozen=True)
@@ -48,27 +50,28 @@ def rows(codecs, heights, rates, files):
     return [base, *(Row(**{**asdict(base), name: value}) for name, values in lists.items() for value in values[1:])]
 
 
-def make_file(folder, codec, height, seconds):
-    """A file of `seconds`, at 16:9 and 25 frames a second; made once a folder."""
-    path = folder / f"{codec}-{height}p-{seconds}s.mp4"
+def make_file(folder, codec, height, seconds, gop=None):
+    """A file of `seconds`, at 16:9 and 25 frames a second, a key frame every `gop` pictures; made once a folder."""
+    path = folder / f"{codec}-{height}p-{seconds}s{f'-{gop}' if gop else ''}.mp4"
     if path.exists():
         return path
-    width, encoder = height * 16 // 9 // 2 * 2, ENCODERS[codec]
+    width, encoder, unit = height * 16 // 9 // 2 * 2, ENCODERS[codec], UNIT if height <= 1080 else UNIT // 5
+    options = OPTIONS.get(encoder, {}) | ({"g": str(gop)} if gop else {})
     codec_context = av.CodecContext.create(encoder, "w")
-    codec_context.width, codec_context.height, codec_context.pix_fmt = width, height, "yuv420p"
-    codec_context.time_base, codec_context.framerate, codec_context.options = Fraction(1, FPS), Fraction(FPS), OPTIONS.get(encoder, {})
+    codec_context.width, codec_context.height, codec_context.pix_fmt, codec_context.colorspace = width, height, "yuv420p", BT709
+    codec_context.time_base, codec_context.framerate, codec_context.options = Fraction(1, FPS), Fraction(FPS), options
     picture = f"testsrc2=size={width}x{height}:rate={FPS},noise=alls=6:allf=t,format=yuv420p"
     packets = []
     with av.open(picture, format="lavfi") as source:
-        for number, frame in zip(range(UNIT), source.decode(video=0)):
-            frame.pts, frame.time_base, frame.pict_type = number, Fraction(1, FPS), 0
+        for number, frame in zip(range(unit), source.decode(video=0)):
+            frame.pts, frame.time_base, frame.pict_type, frame.colorspace = number, Fraction(1, FPS), 0, BT709
             packets += codec_context.encode(frame)
     packets += codec_context.encode()
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(encoder, rate=FPS, options=OPTIONS.get(encoder, {}))
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream = container.add_stream(encoder, rate=FPS, options=options)
+        stream.width, stream.height, stream.pix_fmt, stream.codec_context.colorspace = width, height, "yuv420p", BT709
         stored = [(bytes(packet), packet.pts, packet.dts, packet.is_keyframe) for packet in packets]
-        for begin in range(0, seconds * FPS, UNIT):
+        for begin in range(0, seconds * FPS, unit):
             for data, pts, dts, key in stored:
                 packet = av.Packet(data)
                 packet.pts, packet.dts, packet.is_keyframe = pts + begin, dts + begin, key
@@ -80,12 +83,12 @@ def make_file(folder, codec, height, seconds):
 def pooled(decoder, device, workers=None):
     """Our sources in a pool; each reads on a thread of the bench, as an engine would take its frames."""
 
-    def read(paths, fps):
+    def read(paths, fps, deadline):
         with DecodePool(workers) as pool, ThreadPoolExecutor(len(paths)) as consumers:
 
             def consume(path):
                 with pool.open(path, fps, decoder=decoder, device=device) as source:
-                    return sum(1 for _ in source)
+                    return sum(1 for _ in until(deadline, source))
 
             return sum(consumers.map(consume, paths))
 
@@ -93,46 +96,46 @@ def pooled(decoder, device, workers=None):
 
 
 def threaded(one):
-    def read(paths, fps):
+    def read(paths, fps, deadline):
         with ThreadPoolExecutor(cores()) as threads:
-            return sum(threads.map(lambda path: one(path, fps), paths))
+            return sum(threads.map(lambda path: sum(1 for _ in until(deadline, one(path, fps))), paths))
 
     return read
 
 
+def until(deadline, frames):
+    for frame in frames:
+        yield frame
+        if time.perf_counter() > deadline:
+            return
+
+
 def plain_pyav(path, fps):
     """As most people write it: decode everything, turn into RGB what is wanted."""
-    delivered = 0
     with av.open(str(path)) as container:
         for number, frame in enumerate(container.decode(video=0)):
             if wanted(number, fps):
-                frame.to_ndarray(format="rgb24")
-                delivered += 1
-    return delivered
+                yield frame.to_ndarray(format="rgb24")
 
 
 def opencv(path, fps):
     import cv2
 
-    video, delivered = cv2.VideoCapture(str(path)), 0
+    video = cv2.VideoCapture(str(path))
     for number in count():
         if not video.grab():
-            return delivered
+            return
         if wanted(number, fps):
-            _, frame = video.retrieve()
-            cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-            delivered += 1
+            yield cv2.cvtColor(video.retrieve()[1], cv2.COLOR_BGR2RGB)
 
 
 def torchcodec(path, fps):
     from torchcodec.decoders import VideoDecoder
 
     decoder = VideoDecoder(str(path), num_ffmpeg_threads=1, dimension_order="NHWC")
-    last = decoder.metadata.num_frames
-    numbers = [number for number in range(last) if wanted(number, fps)]
+    numbers = [number for number in range(decoder.metadata.num_frames) if wanted(number, fps)]
     for begin in range(0, len(numbers), 8):
-        decoder.get_frames_at(numbers[begin : begin + 8])
-    return len(numbers)
+        yield from decoder.get_frames_at(numbers[begin : begin + 8]).data
 
 
 def wanted(number, fps):
@@ -151,18 +154,17 @@ def decoders(device):
     return found
 
 
-def measure(read, paths, row):
-    """Frames a second, seconds of video a second, and CPU cores used by one reading of all `paths`."""
-    read(paths[:1], row.fps)  # libraries, pipelines and the file cache are warm then
+def measure(read, paths, fps, limit):
+    """Frames delivered by one reading of all `paths`, its seconds, and the seconds of CPU that it took."""
+    read(paths[:1], fps, time.perf_counter() + limit / 4)  # libraries, pipelines and the file cache are warm then
     wall, cpu = time.perf_counter(), time.process_time()
-    delivered = read(paths, row.fps)
+    delivered = read(paths, fps, wall + limit)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    return delivered, wall, cpu
+    return delivered, time.perf_counter() - wall, time.process_time() - cpu
 
 
-def run(folder, table, seconds, device, say=print):
+def run(folder, table, seconds, device, say=print, limit=LIMIT):
     """Measure every row with every decoder; returns a list of dicts, written to `folder`/video.json after each row."""
     results = []
     for row in table:
@@ -172,13 +174,14 @@ def run(folder, table, seconds, device, say=print):
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    delivered, wall, cpu = measure(read, [path] * row.files, row)
+                    delivered, wall, cpu = measure(read, [path] * row.files, row.fps, limit)
+                watched = delivered / (row.fps or FPS)
                 result |= {
                     "delivered": delivered,
                     "frames_per_s": round(delivered / wall, 1),
-                    "video_s_per_s": round(row.files * seconds / wall, 1),
+                    "video_s_per_s": round(watched / wall, 1),
                     "cpu_cores": round(cpu / wall, 2),
-                    "cpu_ms_per_video_s": round(1e3 * cpu / (row.files * seconds), 2),
+                    "cpu_ms_per_video_s": round(1e3 * cpu / watched, 2),
                 }
             except (VideoError, RuntimeError) as error:
                 result["error"] = str(error).strip().splitlines()[-1]

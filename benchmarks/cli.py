@@ -1,7 +1,9 @@
 """`evostreaming bench`: how fast a model's step is on this machine, beside its floor and its peers."""
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
+from signal import SIGTERM, default_int_handler, signal
 from typing import Annotated, Literal
 
 import typer
@@ -29,12 +31,14 @@ def counts(value, option):
     "evostreaming bench --steps 20\n\n"
     "evostreaming bench --random qwen2.5-vl-7b --peers --context 8192,4096 --streams 1,8 --tokens-per-frame 256,128\n\n"
     "evostreaming bench --random qwen3-vl-8b --context 4096,1024,16384,65536 --streams 1,4,16,64\n\n"
-    "evostreaming bench -m ~/Qwen2.5-VL-7B-Instruct --long-stream 14400\n\n"
+    "evostreaming bench -m ~/Qwen2.5-VL-7B-Instruct --scan --long-stream 14400\n\n"
+    "evostreaming bench backbones --steps 50\n\n"
     "evostreaming bench video --streams 8,1,64"
 )
 def bench(
     what: Annotated[
-        Literal["step", "video"], typer.Argument(help="step: a model; video: decoding, --streams files side by side.")
+        Literal["step", "backbones", "video"],
+        typer.Argument(help="step: a model; backbones: all published sizes; video: decoding, --streams files side by side."),
     ] = "step",
     model: Annotated[str, typer.Option("--model", "-m", help="'tiny' (built in) or a Hugging Face checkpoint folder.")] = "tiny",
     random: Annotated[
@@ -49,6 +53,7 @@ def bench(
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Timed steps of the base row; further rows take at most 50.")] = 100,
     peers: Annotated[bool, typer.Option("--peers", help="Also time what people run today, on the same work.")] = False,
+    scan: Annotated[bool, typer.Option("--scan", help="Also time `scan` against stepping.")] = False,
     long_stream: Annotated[
         int | None, typer.Option(metavar="FRAMES", min=20, help="Also watch this many frames through a window of --context tokens.")
     ] = None,
@@ -66,23 +71,34 @@ def bench(
     """
     if what == "video":
         return bench_video(counts(streams, "--streams"), device, out, as_object)
-    lists = counts(context, "--context"), counts(streams, "--streams")
-    tokens = (None,) if tokens_per_frame is None else counts(tokens_per_frame, "--tokens-per-frame")
+    rows = counts(context, "--context"), counts(streams, "--streams")
+    rows += ((None,) if tokens_per_frame is None else counts(tokens_per_frame, "--tokens-per-frame"),)
+    from .backbones import measure_backbones, summary
     from .bench import Bench, Rows
     from .bench_report import markdown
     from .subject import Subject
 
     console = Console(stderr=True)
+    signal(SIGTERM, default_int_handler)  # whoever ends it early gets what was measured so far
     try:
-        with console.status("loading the model"):
-            subject = Subject.load(model, random, device, dtype, quantization, peers or long_stream is not None)
-            run = Bench(subject, Rows(*lists, tokens), steps, out)
-        result = watch(console, run, peers, long_stream)
+        if what == "backbones":
+            load = lambda name: Subject.load(None, name, device, dtype, quantization)  # noqa: E731
+            with progress_bar(console) as progress:
+                result = measure_backbones(Rows(*rows), steps, load, out, progress)
+            text, files, interrupted = summary(result), "backbones.json, backbones.md", result[-1]["interrupted"]
+        else:
+            with console.status("loading the model"):
+                subject = Subject.load(model, random, device, dtype, quantization, peers or long_stream is not None)
+                run = Bench(subject, Rows(*rows), steps, out)
+            with progress_bar(console) as progress:
+                result = run.run(run.parts(peers, scan, long_stream), progress)
+            text, files, interrupted = markdown(result), "bench.json, bench.md, bench.png", result["interrupted"]
     except EvoStreamingError as error:
         console.print(f"evostreaming: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(2 if isinstance(error, ArgumentError) else 4 if isinstance(error, CheckpointError) else 1) from None
-    print(json.dumps(result) if as_object else markdown(result))
-    console.print(f"wrote {out}/bench.json, bench.md, bench.png", markup=False, highlight=False, soft_wrap=True)
+    print(json.dumps(result) if as_object else text, flush=True)
+    console.print(f"wrote {out}: {files}", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(130 if interrupted else 0)
 
 
 def bench_video(files, device, out, as_object):
@@ -94,23 +110,25 @@ def bench_video(files, device, out, as_object):
     console = Console(stderr=True)
     out.mkdir(parents=True, exist_ok=True)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    table = video.rows(("h264", "hevc", "vp9"), (720, 360, 1080), (None, 0.5, 1, 2), files)
+    table = video.rows(("h264", "hevc", "vp9"), (720, 360, 1080, 2160), (None, 0.5, 1, 2), files)
     say = lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
     results = video.run(out, table, video.SECONDS, device, say)
     print(json.dumps(results) if as_object else video.markdown(results))
     console.print(f"wrote {out}/video.json", markup=False, highlight=False, soft_wrap=True)
 
 
-def watch(console, run, peers, long_stream):
-    """Run all parts under a progress bar; without a terminal, one line a part."""
-    parts = run.parts(peers, long_stream)
+@contextmanager
+def progress_bar(console):
+    """`progress(number, title, fraction, *said)`: a bar for the part under way, and lines said; without a terminal, a line a part too."""
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=len(parts))
+        task = bar.add_task("", total=1.0)
 
-        def progress(number, name, fraction):
+        def progress(number, name, fraction, *said):
             if fraction == 0 and not console.is_terminal:
-                console.print(f"{number + 1}/{len(parts)} {name}", markup=False, highlight=False, soft_wrap=True)
-            bar.update(task, description=name, completed=number + fraction)
+                said = (f"{number + 1}. {name}", *said)
+            for line in said:
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
+            bar.update(task, description=f"{number + 1}. {name}", completed=fraction)
 
-        return run.run(parts, progress)
+        yield progress

@@ -1,9 +1,12 @@
 """`pytest benchmarks/bench_<op>.py [--refcheck]`: times of the ops under pytest-benchmark, on a machine with a GPU."""
 
+from itertools import chain
+
 import pytest
 import torch
 
-from .timing import microseconds, replay_of, report
+from .cases import run
+from .timing import replay_of
 
 
 def pytest_addoption(parser):
@@ -17,7 +20,7 @@ def pytest_generate_tests(metafunc):
 
 @pytest.fixture
 def keep_time(request):
-    """keep_time(cases): one round of pytest-benchmark is a replay of a CUDA graph of many calls, so a call's µs stand beside it."""
+    """keep_time(cases): one round of pytest-benchmark is a replay of a CUDA graph of many calls, so a call's figures stand beside it."""
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     if not request.config.pluginmanager.hasplugin("benchmark"):
@@ -29,15 +32,10 @@ def keep_time(request):
         torch.cuda.synchronize()
 
     def keep(cases):
-        for number, case in enumerate(cases):
-            if request.config.getoption("--refcheck") and case.check is not None:
-                case.check()
-            if number == 0:
-                replay, count = replay_of(case.calls)
-                benchmark.extra_info["calls in a round"] = count
-                benchmark.pedantic(one_round, args=(replay,), rounds=15, warmup_rounds=1)
-            time = microseconds(case.calls)
-            benchmark.extra_info[f"{case.what}, {case.name}"] = f"{time:.2f} µs"
-            report(case.what, case.name, time, case.size)
+        first = next(cases)
+        replay, count = replay_of(first.calls)
+        benchmark.extra_info["calls in a round"] = count
+        benchmark.pedantic(one_round, args=(replay,), rounds=15, warmup_rounds=1)
+        benchmark.extra_info |= run(chain([first], cases), request.config.getoption("--refcheck"))
 
     return keep

@@ -21,7 +21,7 @@ class Ceilings:
 
 @dataclass(frozen=True)
 class Part:
-    """Work of one part of a stage. `quantizable`: its matrices are those that fp8 replaces, the decoder's."""
+    """Work of one part of a stage. `quantizable`: its matrices are those that fp8 replaces, of decoder or tower."""
 
     flops: float
     bytes: float
@@ -36,7 +36,7 @@ class Part:
 @dataclass(frozen=True)
 class Work:
     """What one step is asked to do: `streams` frames of (height, width) as the model sees them, each `tokens` new tokens (text round the
-    frame included) behind `context` resident ones. item: bytes of an activation, weight_item: bytes of a decoder weight."""
+    frame included) behind `context` resident ones. item: bytes of an activation, weight_item: bytes of a weight that fp8 would replace."""
 
     streams: int
     context: int
@@ -68,17 +68,21 @@ def vision_weights(vision):
     return blocks + embed, merger * (1 + len(vision.deepstack)), 0, 0
 
 
-def vision_part(vision, work):
-    """The tower on the step's frames."""
+def vision_parts(vision, work):
+    """The tower on the step's frames: the products of its blocks that fp8 replaces, and the rest."""
     rows = work.size[0] // vision.patch * (work.size[1] // vision.patch)
     length = rows + CLASS_TOKENS.get(vision.tower, 0)
     on_patches, merger, keys, on_queries = vision_weights(vision)
-    flops = 2 * (on_patches * length + merger * rows / vision.merge**2 + keys * rows + on_queries * vision.queries)
+    products = on_patches - vision.layers * vision.hidden**2 - 3 * vision.patch**2 * vision.hidden  # without proj and the embedding
+    flops = 2 * ((on_patches - products) * length + merger * rows / vision.merge**2 + keys * rows + on_queries * vision.queries)
     full = len(vision.full_attention) if vision.window else vision.layers
     window = min(vision.window**2, rows)
     flops += 4 * length * vision.hidden * (full * length + (vision.layers - full) * window)
     flops += 4 * vision.queries * rows * vision.out_hidden
-    return Part(flops * work.streams, (on_patches + merger + keys + on_queries) * work.item)
+    return {
+        "matrices": Part(2 * products * length * work.streams, products * work.weight_item, quantizable=True),
+        "rest": Part(flops * work.streams, (on_patches - products + merger + keys + on_queries) * work.item),
+    }
 
 
 def stage_parts(config, work):
@@ -96,7 +100,7 @@ def stage_parts(config, work):
     head_part = Part(2 * head * work.streams, head * work.item)
     return {
         "preprocess": {"pixels": Part(0, pixels * (1 + work.item))},
-        "vision": {"tower": vision_part(config.vision, work)},
+        "vision": vision_parts(config.vision, work),
         "prefill": {"matrices": Part(2 * weights * new, weights * work.weight_item, quantizable=True), "attention": attention(work.tokens)},
         "gate": {"head": head_part},
         "reply": {

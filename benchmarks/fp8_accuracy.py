@@ -1,102 +1,154 @@
-"""What fp8 costs in accuracy: decision logits and decisions of float32, bfloat16 and fp8 engines on the same frames.
+"""What fp8 costs in accuracy: decision logits, first tokens and gates of float32, bfloat16 and fp8 engines on the same streams.
 
-    python -m benchmarks.fp8_accuracy [--scenes 24] [--turns 24] [--sizes]
+    python -m benchmarks.fp8_accuracy [--adapter tiny-evolved] [--data DIR] [--episodes 96] [--sizes]
 
-The built-in model watches held-out scenes with a question of its evaluation each, every turn kept silent so that all three engines see the
-same context; with `--sizes` also Qwen2.5-VL-7B shapes with random weights. An error is the relative L2 distance of the decision logits. A
-decision flips when the most likely token differs from the other engine's (the letter or word of the answer, or silence), a gate when
-"softmax" at 0.5 does: the built-in model as shipped speaks on nearly every turn, so its gate alone would flatter.
+The built-in model, perhaps with an adapter, watches episodes of the world suite (made by `python -m evostreaming.tiny.suite DIR`; without
+--data the folder in the user's cache). The bfloat16 engine decides and replies, the others are made to do as it did, so that all see the
+same context at every turn; counted are the turns from a question on. A gate flips when "softmax" at 0.5 decides otherwise than in
+bfloat16, a first token when the most likely token (silence, or the first of the answer) is another. An error is the relative L2 distance
+of the decision logits to float32's. The model as shipped speaks at every turn, so gates say something with an evolved adapter only. With
+--sizes also Qwen2.5-VL-7B shapes with random weights.
 """
 
 import argparse
 import copy
-import random
 import statistics
+from pathlib import Path
 
 import torch
 
 from evostreaming import Engine
-from evostreaming.engine.quantization import quantize_decoder
-from evostreaming.tiny.corpus import single
-from evostreaming.tiny.evaluate import SCORED
+from evostreaming.engine.quantization import quantize_model
+from evostreaming.eval.discretize import Grid
+from evostreaming.eval.engine_session import open_stream
+from evostreaming.eval.suites import world
+from evostreaming.eval.sweep_frames import open_video, turn_frames
+from evostreaming.eval.sweep_plan import plan_watches
 
 from .random_checkpoint import random_engine
 from .workload import make_frames
 
+STREAMS = 16
+KINDS = {"bfloat16": {"dtype": "bfloat16"}, "float32": {"dtype": "float32"}, "fp8": {"dtype": "bfloat16", "quantization": "fp8"}}
 
-def scenes(count, turns):
-    """[(frames, question)] of held-out scenes, `turns` frames each, the tasks of the evaluation in turn."""
-    rng, found = random.Random("fp8 accuracy"), []
-    while len(found) < count:
-        talk = single(rng, "test", SCORED[len(found) % len(SCORED)], turns, held_out=True)
-        if talk and len(talk.times) == turns:
-            found.append((talk.scene.frames(talk.times, 112), talk.exchanges[0].prompt))
-    return found
+
+class Viewer:
+    """One episode: its frames, and a stream of every engine."""
+
+    def __init__(self, engines, watch):
+        (strand,) = watch.strands
+        self.times, self.asks, self.asked = Grid(watch.t_start, watch.fps, watch.length), strand.asks, min(strand.asks)
+        with open_video(watch) as source:
+            self.frames = [frame.pixels.clone() for frame in turn_frames(watch, source)]
+        self.streams = {}
+        for kind, engine in engines.items():
+            self.streams[kind] = open_stream(engine)
+            self.streams[kind].logits = True
+
+    def ask(self, turn):
+        for stream in self.streams.values():
+            for query in self.asks.get(turn, ()):
+                stream.ask(query.text)
 
 
 @torch.inference_mode()
-def watch(engine, shown):
-    """[(logits, probability, speak)] of every turn of every scene, all turns kept silent."""
-    streams = [engine.open(query=query, logits=True) for _, query in shown]
-    rows = []
-    for turn in range(len(shown[0][0])):
-        steps = engine.step([pictures[turn] for pictures, _ in shown], streams=streams, time=float(turn), force=False)
-        rows += [(step.logits.float().cpu(), step.probability) for step in steps]
-    for stream in streams:
-        stream.close()
+def watch_together(engines, watches):
+    """{kind: [(logits, probability)]} of every turn of every watch from its question on; the first engine leads, the others follow."""
+    rows, viewers = {kind: [] for kind in engines}, [Viewer(engines, watch) for watch in watches]
+    for turn in range(max(len(viewer.frames) for viewer in viewers)):
+        live = [viewer for viewer in viewers if turn < len(viewer.frames)]
+        for viewer in live:
+            viewer.ask(turn)
+        frames, times = [viewer.frames[turn] for viewer in live], [viewer.times.time(turn) for viewer in live]
+        force = None
+        for kind, engine in engines.items():
+            steps = engine.step(frames, streams=[viewer.streams[kind] for viewer in live], time=times, force=force)
+            force = force or [step.text if step.speak else False for step in steps]
+            counted = [step for viewer, step in zip(live, steps) if turn >= viewer.asked]
+            rows[kind] += [(step.logits.float().cpu(), step.probability) for step in counted]
+    for viewer in viewers:
+        for stream in viewer.streams.values():
+            stream.close()
     return rows
 
 
-def compare(name, rows, truth, half):
+def compare(name, rows, exact, half):
     """Print one line: error to float32, flips against float32 and against bfloat16."""
-    errors = [((ours - exact).norm() / exact.norm()).item() for (ours, _), (exact, _) in zip(rows, truth)]
-    moved = [abs(ours - exact) for (_, ours), (_, exact) in zip(rows, truth)]
-    flips = [sum(bool(ours.argmax() != other.argmax()) for (ours, _), (other, _) in zip(rows, others)) for others in (truth, half)]
-    gates = sum((ours >= 0.5) != (other >= 0.5) for (_, ours), (_, other) in zip(rows, half))
+    errors = [((ours - truth).norm() / truth.norm()).item() for (ours, _), (truth, _) in zip(rows, exact)]
+    moved = [abs(ours - truth) for (_, ours), (_, truth) in zip(rows, exact)]
     print(
-        f"{name:28} {len(rows):5} turns; logits off by {statistics.mean(errors):.4f} (worst {max(errors):.4f}), "
-        f"probability by {statistics.mean(moved):.5f} (worst {max(moved):.4f}); decisions flipped {flips[0]} against float32, "
-        f"{flips[1]} ({100 * flips[1] / len(rows):.2f} %) against bfloat16; gates {gates}",
+        f"{name:28} {len(rows):5} turns; logits off by {statistics.mean(errors):.4f} (worst {max(errors):.4f}), probability of speaking by "
+        f"{statistics.mean(moved):.5f} (worst {max(moved):.4f}); gates flipped {flips(rows, exact, spoken)} against float32, "
+        f"{flips(rows, half, spoken)} against bfloat16, which speaks on {share(map(spoken, half), half)}; first tokens flipped "
+        f"{flips(rows, exact, first)} and {flips(rows, half, first)}",
         flush=True,
     )
 
 
-def built_in(count, turns):
-    shown = scenes(count, turns)
-    kinds = {"float32": {"dtype": "float32"}, "bfloat16": {"dtype": "bfloat16"}}
-    kinds["fp8"] = {"dtype": "bfloat16", "quantization": "fp8"}
-    results = {}
-    for name, options in kinds.items():
-        results[name] = watch(Engine.from_pretrained("tiny", device="cuda", max_streams=count, max_tokens=4096, **options), shown)
-    for name, rows in results.items():
-        compare(f"built-in, {name}", rows, results["float32"], results["bfloat16"])
+def spoken(row):
+    return row[1] >= 0.5
 
 
-def full_size(turns):
-    name = "qwen2.5-vl-7b"
-    shown = [([*make_frames(4, (448, 448), "cuda")] * (turns // 4), "What happens?")]
+def first(row):
+    return int(row[0].argmax())
+
+
+def flips(rows, others, decision):
+    return share((decision(ours) != decision(other) for ours, other in zip(rows, others)), rows)
+
+
+def share(hits, of):
+    count = sum(hits)
+    return f"{count} ({100 * count / len(of):.2f} %)"
+
+
+def built_in(adapter, data, episodes, kinds=KINDS, device="cuda"):
+    options = {"device": device, "adapter": adapter, "max_streams": STREAMS, "max_tokens": 4096, "max_reply": 24}
+    engines = {kind: Engine.from_pretrained("tiny", **options, **kinds[kind]) for kind in kinds}
+    folder = Path(data) if data else world.default_data()
+    found = world.read(folder)[:episodes]
+    watches = plan_watches(found, {episode.video: str(folder / episode.video) for episode in found}, alone=True)
+    rows = {kind: [] for kind in kinds}
+    for begin in range(0, len(watches), STREAMS):
+        for kind, more in watch_together(engines, watches[begin : begin + STREAMS]).items():
+            rows[kind] += more
+    for kind in kinds:
+        compare(f"built-in{' evolved' if adapter else ''}, {kind}", rows[kind], rows["float32"], rows["bfloat16"])
+
+
+@torch.inference_mode()
+def silent_turns(engine, turns):
+    """[(logits, probability)] of a stream of random frames that is kept silent."""
+    frames = make_frames(4, (448, 448), "cuda")
+    with engine.open(query="What happens?", logits=True) as stream:
+        steps = [engine.step(frames[turn % 4], stream, time=float(turn), force=False) for turn in range(turns)]
+        return [(step.logits.float().cpu(), step.probability) for step in steps]
+
+
+def full_size(turns, name="qwen2.5-vl-7b"):
     engine = random_engine(name, max_tokens=4096)
-    results = {"bfloat16": watch(engine, shown)}
-    model = engine.model
+    results, model = {"bfloat16": silent_turns(engine, turns)}, engine.model
     del engine
     wide = copy.deepcopy(model)
     wide.decoder.float()
     wide.tower.float()
-    results["float32"] = watch(random_engine(name, wide, max_tokens=4096), shown)
+    wide.tower._plans.clear()
+    results["float32"] = silent_turns(random_engine(name, wide, max_tokens=4096), turns)
     del wide
-    quantize_decoder(model.decoder)
-    results["fp8"] = watch(random_engine(name, model, max_tokens=4096), shown)
+    quantize_model(model)
+    results["fp8"] = silent_turns(random_engine(name, model, max_tokens=4096), turns)
     for kind in ("bfloat16", "fp8"):
         compare(f"{name}, random, {kind}", results[kind], results["float32"], results["bfloat16"])
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--scenes", type=int, default=24)
-    parser.add_argument("--turns", type=int, default=24)
+    parser.add_argument("--adapter", help='a PEFT LoRA directory, or "tiny-evolved"')
+    parser.add_argument("--data", help="a folder of the world suite")
+    parser.add_argument("--episodes", type=int, default=96)
     parser.add_argument("--sizes", action="store_true", help="also random weights of Qwen2.5-VL-7B's size")
     options = parser.parse_args()
-    built_in(options.scenes, options.turns)
+    built_in(options.adapter, options.data, options.episodes)
     if options.sizes:
         full_size(8)
 

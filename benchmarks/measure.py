@@ -11,6 +11,7 @@ from .workload import SYSTEM, frame_shape, make_frames, record, taken_back, visu
 
 STAGES = ("preprocess", "vision", "prefill", "gate")
 WARM_UP, SLOW_STEPS, FRAMES = 5, 3, 4
+FEWEST_STEPS = 10  # of a row that is given only so many seconds
 # Largest relative L2 difference of decision logits from the engine's at which a peer still did the same work.
 AGREE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.05}
 AGREE_QUANTIZED = 0.3
@@ -31,25 +32,30 @@ def wait(device):
 class Place:
     """Streams of an engine filled to a context, and the frames shown to them."""
 
-    def __init__(self, subject, context, streams=1, tokens=None):
+    def __init__(self, subject, context, streams=1, tokens=None, room=4):
+        """`room`: turns that every stream has space for behind the context. Raises Unavailable, CapacityError."""
         pixels = subject.config.pixels
         self.shape = frame_shape(pixels, tokens)
         self.size, self.tokens = visual_tokens(pixels, self.shape, tokens)
         if tokens is not None and abs(self.tokens - tokens) > tokens / 4:
             raise Unavailable(f"a frame of {self.shape[0]} x {self.shape[1]} costs {self.tokens} tokens in this model, not {tokens}")
         self.frames = make_frames(FRAMES, self.shape, subject.device)
-        self.engine = subject.engine(context + 4 * (self.tokens + 64), streams, tokens)
+        self.engine = subject.engine(context + room * (self.tokens + 64), streams, tokens)
         self.context = context
 
     def fill(self, count, report=lambda done: None):
-        """`count` open streams that hold at least the context; `report` hears the fraction done."""
-        streams = [self.engine.open(system=SYSTEM) for _ in range(count)]
-        index = 0
-        while index == 0 or streams[0].context.table.live < self.context:
-            self.step(streams, index)
+        """`count` open streams that hold at least the context, each in pages of its own; `report` hears the fraction done."""
+        stream, index = self.engine.open(system=SYSTEM), 0
+        while index == 0 or stream.context.table.live < self.context:
+            self.step([stream], index)
             index += 1
-            report(min(1.0, streams[0].context.table.live / self.context))
-        return streams
+            report(min(1.0, stream.context.table.live / self.context))
+        others = []
+        for _ in range(count - 1):
+            others.append(stream.fork())
+            table = others[-1].context.table
+            table.own(0, len(table.pages))  # shared ones would come from the L2 cache
+        return [stream, *others]
 
     def step(self, streams, index, force=False):
         """One frame for every stream: their Steps."""
@@ -69,8 +75,8 @@ class Place:
         return spent, steps
 
 
-def measure_engine(subject, ceilings, context, streams, tokens, steps, report=lambda done: None):
-    """One row of the table. Raises Unavailable, CapacityError.
+def measure_engine(subject, ceilings, context, streams, tokens, steps, report=lambda done: None, seconds=float("inf")):
+    """One row of the table: `steps` steps, or as many as take `seconds`, but not under 10. Raises Unavailable, CapacityError.
 
     Times are milliseconds: `total` on the host's clock from the frame on the device to the decision on the host, stages from the engine's
     own events.
@@ -82,6 +88,8 @@ def measure_engine(subject, ceilings, context, streams, tokens, steps, report=la
         place.again(opened, index)
     spent, latencies = [], []
     for index in range(steps):
+        if index >= FEWEST_STEPS and sum(spent) > seconds * 1e3:
+            break
         milliseconds, taken = place.again(opened, index)
         spent.append(milliseconds)
         latencies.append(taken[0].latency)
@@ -94,7 +102,7 @@ def measure_engine(subject, ceilings, context, streams, tokens, steps, report=la
     total = quantiles(spent)
     row = {
         "context": before, "streams": streams, "tokens_per_frame": place.tokens, "new_tokens": new, "frame": list(place.size),
-        "steps": steps, "total": total, "samples": spent,
+        "steps": len(spent), "total": total, "samples": spent,
         "stages": {stage: quantiles([getattr(latency, stage) for latency in latencies]) for stage in STAGES},
         "frames_per_second": streams / total["p50"] * 1e3, "floor": limits, "floor_ms": floor,
         "percent_of_floor": 100 * floor / total["p50"],

@@ -29,9 +29,7 @@ class Vllm:
             image = image_of(turn.rows.float().cpu(), turn.shape, pixels.patch, pixels.merge) * std + mean
             images.append((image * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
             # vLLM repeats a frame's placeholder itself.
-            ids += [
-                token for index, token in enumerate(turn.ids) if not (turn.visual[index] and index and turn.visual[index - 1])
-            ]
+            ids += [token for index, token in enumerate(turn.ids) if not (turn.visual[index] and index and turn.visual[index - 1])]
         self.vocabulary, self.prompt = workload.config.decoder.vocab, {"prompt_token_ids": ids, "multi_modal_data": {"image": images}}
         self.sampling = vllm.SamplingParams(max_tokens=1, temperature=0.0, logprobs=1)
         self.engine = vllm.LLM(

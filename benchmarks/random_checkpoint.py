@@ -41,6 +41,12 @@ def read_config(name):
     return tuple(json.loads((CONFIGS / f"{prefix}{file}.json").read_text()) for prefix in ("", "preprocessor_"))
 
 
+def size_of(config):
+    """The name of the published size that a ModelConfig is, or None."""
+    published = {name: ModelConfig.from_json(*read_config(name)) for name in MODELS}
+    return next((name for name, one in published.items() if (one.decoder, one.vision) == (config.decoder, config.vision)), None)
+
+
 def write_tokenizer(name, directory):
     """A byte-level tokenizer.json: 256 bytes, a few whole words, the special tokens at their real ids. Text ids have no meaning."""
     special = SPECIAL | FAMILY_SPECIAL.get(name, {})
@@ -61,13 +67,17 @@ def write_tokenizer(name, directory):
     tokenizer.save(str(Path(directory) / "tokenizer.json"))
 
 
+def turn_format(name):
+    """The conversation format of a published size over the stand-in tokenizer."""
+    with tempfile.TemporaryDirectory() as directory:
+        write_tokenizer(name, directory)
+        return TurnFormat(directory, ModelConfig.from_json(*read_config(name)).turn)
+
+
 def random_engine(name, model=None, device="auto", dtype="auto", **options):
     """An Engine of a published size. `model`: weights to use instead of random ones (an `engine.checkpoint.Model`)."""
     config = ModelConfig.from_json(*read_config(name))
     device = choose_device(device)
     model = model or random_model(config, device, choose_dtype(dtype, device))
-    with tempfile.TemporaryDirectory() as directory:
-        write_tokenizer(name, directory)
-        turn = TurnFormat(directory, config.turn)
     usual = {"max_streams": 1, "max_tokens": 16384, "frame_size": None, "tokens_per_frame": None, "gate": Gate()}
-    return Engine(model, config, turn, StreamingFormat(), **(usual | {"history": None, "max_reply": 64} | options))
+    return Engine(model, config, turn_format(name), StreamingFormat(), **(usual | {"history": None, "max_reply": 64} | options))

@@ -9,7 +9,7 @@ from evostreaming.engine.engine import Engine
 from evostreaming.engine.errors import ArgumentError
 from evostreaming.engine.gate import Gate
 from evostreaming.engine.locate import locate
-from evostreaming.engine.quantization import check_quantization, quantize_decoder
+from evostreaming.engine.quantization import check_quantization, quantize_model
 
 from .random_checkpoint import MODELS, random_engine
 from .reference_models import CLASSES, random_reference, same_weights
@@ -47,7 +47,7 @@ class Subject:
         engine = random_engine(random, weights, **small)
         if quantization is not None:
             check_quantization(quantization, device, engine.dtype, engine.config.decoder)
-            quantize_decoder(engine.model.decoder)
+            quantize_model(engine.model)
         return cls(f"{random}, random weights", engine, reference=reference, quantization=quantization)
 
     def engine(self, max_tokens, streams=1, tokens_per_frame=None):
@@ -86,5 +86,3 @@ def release(device):
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-
-

@@ -1,30 +1,36 @@
-"""Time of short device work: replays of one CUDA graph that holds many calls, so that launch gaps of the host stay out."""
+"""Time of device work: replays of one CUDA graph that holds many calls, so that launch gaps of the host stay out."""
 
 import statistics
+from time import perf_counter
 
 import torch
 
-BANDWIDTH = 4.3e12  # bytes/s, the device-to-device copy rate of one H200; floors of bytes are taken from it
-CALLS = 48
+BANDWIDTH = 4.3e12  # bytes/s, the device-to-device copy rate of one H200
+FLOPS = {"bf16": 790e12, "fp8": 1500e12}  # dense products that one H200 reaches
+CALLS, SECONDS = 48, 0.02  # what one graph holds: so many calls, or so much work where a call takes long
 
 
 def replay_of(calls):
-    """A CUDA graph of about CALLS calls, in which `calls` take turns, warm: (its replay, the number of calls in it)."""
+    """A CUDA graph in which `calls` take turns, warm: (its replay, the number of calls in it)."""
     for call in calls:
         call()
     torch.cuda.synchronize()
-    count = max(1, CALLS // len(calls))
+    begin = perf_counter()
+    calls[0]()
+    torch.cuda.synchronize()
+    wanted = min(CALLS, SECONDS / (perf_counter() - begin))
+    rounds = max(1, int(wanted / len(calls)))
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        for _ in range(count):
+        for _ in range(rounds):
             for call in calls:
                 call()
     graph.replay()
-    return graph.replay, count * len(calls)
+    return graph.replay, rounds * len(calls)
 
 
 def microseconds(calls, replays=15):
-    """Median time of one call over `replays` replays of a graph of about CALLS calls; `calls` take turns.
+    """Median time of one call over `replays` replays of a graph of many; `calls` take turns.
 
     One call repeated finds its data in the L2 cache; calls over data sets that exceed it together find theirs in memory.
     """
@@ -40,7 +46,16 @@ def microseconds(calls, replays=15):
     return statistics.median(times)
 
 
-def report(what, name, time, size=None):
-    """One line: what, which implementation, µs, GB/s and percent of the byte floor for `size` bytes."""
-    rate = "" if size is None else f"{size / time / 1e3:8.0f} GB/s {100 * size / BANDWIDTH * 1e6 / time:5.1f} % of floor"
-    print(f"{what:34} {name:28} {time:9.2f} µs {rate}", flush=True)
+def floor_of(size, flops, kind):
+    """The least µs that moving `size` bytes and doing `flops` FLOPs of that kind can take."""
+    return 1e6 * max(size / BANDWIDTH, flops / FLOPS[kind])
+
+
+def describe(time, size=0, flops=0, kind="bf16", ours=None):
+    """µs; GB/s or TFLOP/s, whichever bounds the work, and percent of that floor; how many times as long as `ours` it took."""
+    text = f"{time:9.2f} µs"
+    if floor := floor_of(size, flops, kind):
+        bytes_bound = size / BANDWIDTH >= flops / FLOPS[kind]
+        text += f" {size / time / 1e3:7.0f} GB/s   " if bytes_bound else f" {flops / time / 1e6:7.0f} TFLOP/s"
+        text += f" {100 * floor / time:5.1f} % of floor"
+    return text if ours is None else f"{text}, x{time / ours:.2f}"

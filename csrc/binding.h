@@ -70,12 +70,14 @@ inline AppendSizes check_append(const Tensor& qkv, const std::optional<Tensor>& 
   return size;
 }
 
-inline void check_gate(const Tensor& rows, const Tensor& weight, const Tensor& head, int64_t silence, int64_t marker) {
+inline void check_gate(const Tensor& rows, const Tensor& weight, const Tensor& head, int64_t silence, int64_t marker,
+                       const std::optional<Tensor>& resting) {
   STD_TORCH_CHECK(rows.dim() == 2 && head.dim() == 2, "gate takes rows (B, h) and head (V, h)");
   const ScalarType type = rows.scalar_type();
   check(rows, "rows", type, rows.size(0) * weight.numel());
   check(weight, "weight", type, rows.size(1));
   check(head, "head", type, head.size(0) * rows.size(1));
+  if (resting) check(*resting, "resting", ScalarType::Int, rows.size(0));
   STD_TORCH_CHECK(silence >= 0 && silence < head.size(0) && marker >= 0 && marker < head.size(0), "the gate's tokens are rows of the head");
 }
 

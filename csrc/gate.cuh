@@ -1,8 +1,8 @@
 // The speak/no-speak gate on the GPU. Raw pointers, no framework.
 //
 // pair:       one block a stream: final norm, two logits, decision; every load is issued before the first result is needed.
-// vocabulary: norm; then every warp takes 16 or 32 rows of the head against 8 to 32 streams on the tensor cores and keeps only a log-sum-exp partial
-//             and an argmax; then one block a stream joins the partials in a fixed order. The head is read once and logits are never stored.
+// vocabulary: norm; then every warp takes 16 rows of the head against 8 to 32 streams on the tensor cores and keeps only a log-sum-exp partial and
+//             an argmax; then one block a stream joins the partials in a fixed order. The head is read once and logits are never stored.
 #pragma once
 
 #include "logits.cuh"
@@ -23,6 +23,7 @@ struct Gate {
   const T* rows;       // (streams, width)
   const T* weight;     // (width)
   const T* head;       // (vocabulary, width)
+  const std::int32_t* resting;  // (streams) turns of enforced silence left; null: no stream rests
   T* normalized;       // (streams, width)
   Partial* partial;    // (streams, runs)
   float* silence_logit;  // (streams)
@@ -44,6 +45,18 @@ __device__ __forceinline__ void join(Partial& all, const Partial& other) {
   all.top = top;
 }
 
+// 16 bytes of global memory to shared memory, behind the back of the registers.
+__device__ __forceinline__ void copy_sixteen(void* to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(static_cast<std::uint32_t>(__cvta_generic_to_shared(to))), "l"(from) : "memory");
+}
+// As `load_once`, but not of memory that is said never to change: the assembler moves such a load behind the barrier that it should run ahead of.
+__device__ __forceinline__ uint4 load_now(const void* from) {
+  uint4 word;
+  asm volatile("ld.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(word.x), "=r"(word.y), "=r"(word.z), "=r"(word.w) : "l"(from));
+  return word;
+}
+__device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
 __device__ __forceinline__ Partial shuffle(const Partial& from, int offset) {
   return {__shfl_xor_sync(0xffffffffu, from.top, offset), __shfl_xor_sync(0xffffffffu, from.sum, offset),
           __shfl_xor_sync(0xffffffffu, from.best, offset)};
@@ -60,6 +73,11 @@ __device__ __forceinline__ float sum_block(float value, float* shared) {
   return value;
 }
 
+template <typename T>
+__device__ __forceinline__ bool rests(const Gate<T>& op, int stream) {
+  return op.resting != nullptr && op.resting[stream] > 0;
+}
+
 // One block a stream. kPair decides at once from two rows of the head; otherwise the normalized row is written for the vocabulary kernel.
 template <typename T, bool kPair>
 __global__ void __launch_bounds__(kNormThreads) normalize_kernel(const Gate<T> op) {
@@ -68,6 +86,7 @@ __global__ void __launch_bounds__(kNormThreads) normalize_kernel(const Gate<T> o
   const T* silence = op.head + static_cast<std::int64_t>(op.silence) * op.width;
   const T* marker = op.head + static_cast<std::int64_t>(op.marker) * op.width;
   const int chunks = op.width / 8;
+  const bool silenced = kPair && rests(op, blockIdx.x);  // asked for here, needed at the end
   Eight<T> x[kNormChunks];
   float square = 0;
   // The head's rows come from memory and nothing depends on where they are: ask for them now, use them after the norm.
@@ -115,21 +134,16 @@ __global__ void __launch_bounds__(kNormThreads) normalize_kernel(const Gate<T> o
     if (threadIdx.x == 0) {
       const float probability = 1.0f / (1.0f + expf(silent - speaking));
       op.probability[blockIdx.x] = probability;
-      op.speak[blockIdx.x] = probability >= op.threshold;
+      op.speak[blockIdx.x] = !silenced && probability >= op.threshold;
     }
   }
 }
 
-// Grid (runs, groups of kTiles * 8 streams); the warps of a block share its kRunRows vocabulary rows.
+// Partials of a warp's 16 * kBands rows, from fragments as `Logits` leaves them, to `shared` (kTiles * 8), one a stream.
 template <typename T, int kTiles, int kBands>
-__global__ void __launch_bounds__(kRunRows / kBands * 2, 4 * kBands) vocabulary_kernel(const Gate<T> op) {
-  constexpr int kWarps = kRunRows / (16 * kBands);
-  __shared__ Partial shared[kWarps][kTiles * 8];
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int first_row = blockIdx.x * kRunRows + warp * 16 * kBands, first_stream = blockIdx.y * kTiles * 8;
-  float logit[kBands][kTiles][4] = {};
-  Logits<T, kTiles, kBands>::compute(op, first_row, first_stream, 0, op.width, logit);
-
+__device__ __forceinline__ void join_rows(const Gate<T>& op, int first_row, int first_stream, const float (&logit)[kBands][kTiles][4],
+                                          Partial* shared) {
+  const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int tile = 0; tile < kTiles; ++tile)
 #pragma unroll
@@ -145,15 +159,91 @@ __global__ void __launch_bounds__(kRunRows / kBands * 2, 4 * kBands) vocabulary_
       }
 #pragma unroll
       for (int offset = 4; offset < 32; offset *= 2) join(all, shuffle(all, offset));
-      if (lane < 4) shared[warp][column] = all;
+      if (lane < 4) shared[column] = all;
     }
+}
+
+inline __host__ __device__ int gate_runs(int vocabulary) { return (vocabulary + kRunRows - 1) / kRunRows; }
+
+// Partials of the block's runs, of kWarps warps each, to memory.
+template <int kWarps, int kStreams, typename T, int kBlockWarps>
+__device__ __forceinline__ void leave_runs(const Gate<T>& op, int first_stream, const Partial (&shared)[kBlockWarps][kStreams]) {
+  constexpr int kRuns = kBlockWarps / kWarps;
   __syncthreads();
-  if (threadIdx.x < kTiles * 8 && first_stream + threadIdx.x < op.streams) {
-    Partial all = shared[0][threadIdx.x];
+  const int run = threadIdx.x / kStreams, column = threadIdx.x % kStreams, all_runs = gate_runs(op.vocabulary);
+  const int place = blockIdx.x * kRuns + run, stream = first_stream + column;
+  if (run >= kRuns || place >= all_runs || stream >= op.streams) return;
+  Partial all = shared[run * kWarps][column];
 #pragma unroll
-    for (int other = 1; other < kWarps; ++other) join(all, shared[other][threadIdx.x]);
-    op.partial[static_cast<std::int64_t>(first_stream + threadIdx.x) * gridDim.x + blockIdx.x] = all;
+  for (int other = 1; other < kWarps; ++other) join(all, shared[run * kWarps + other][column]);
+  op.partial[static_cast<std::int64_t>(stream) * all_runs + place] = all;
+}
+
+// Grid (runs, groups of kTiles * 8 streams); the warps of a block share its kRunRows vocabulary rows.
+template <typename T, int kTiles, int kBands>
+__global__ void __launch_bounds__(kRunRows / kBands * 2, 4 * kBands) vocabulary_kernel(const Gate<T> op) {
+  constexpr int kWarps = kRunRows / (16 * kBands);
+  __shared__ Partial shared[kWarps][kTiles * 8];
+  const int warp = threadIdx.x / 32, first_row = blockIdx.x * kRunRows + warp * 16 * kBands, first_stream = blockIdx.y * kTiles * 8;
+  float logit[kBands][kTiles][4] = {};
+  Logits<T, kTiles, kBands>::compute(op, first_row, first_stream, 0, op.width, logit);
+  join_rows<T, kTiles, kBands>(op, first_row, first_stream, logit, shared[warp]);
+  leave_runs<kWarps>(op, first_stream, shared);
+}
+
+constexpr int kManyStreams = 32, kManyWarps = 8, kManySlabs = 8, kManyRows = kManyWarps * 16;
+
+// For more than 16 streams. Each warp for itself would ask the L2 cache for as many bytes of the streams' rows as memory for the head's. So the
+// warps of a block share them: 256 columns of 32 streams at a time come to shared memory while those before are multiplied, and one pass over
+// them serves 128 rows of the head. Products and sums have the order of `vocabulary_kernel`. Grid (groups of 128 rows, groups of 32 streams).
+template <typename T>
+__global__ void __launch_bounds__(kManyWarps * 32, 2) many_streams_kernel(const Gate<T> op) {
+  constexpr int kTiles = kManyStreams / 8, kPieces = kManyStreams * 4;  // pieces of 16 bytes, four of each stream to a slab of 32 columns
+  __shared__ uint4 staged[2][kManySlabs][kPieces];
+  __shared__ Partial shared[kManyWarps][kManyStreams];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, slabs = op.width / 32;
+  const int first_row = blockIdx.x * kManyRows + warp * 16, first_stream = blockIdx.y * kManyStreams;
+  const auto head_row = [&](int row) {
+    return op.head + static_cast<std::int64_t>(min(first_row + row + lane / 4, op.vocabulary - 1)) * op.width + lane % 4 * 8;
+  };
+  const T* const top = head_row(0);
+  const T* const bottom = head_row(8);
+  const int piece = threadIdx.x % kPieces;
+  const T* const from = op.normalized + static_cast<std::int64_t>(min(first_stream + piece / 4, op.streams - 1)) * op.width + piece % 4 * 8;
+  const auto stage = [&](int begin, int buffer) {
+#pragma unroll
+    for (int n = threadIdx.x / kPieces; n < kManySlabs; n += kManyWarps * 32 / kPieces)
+      if (begin + n < slabs) copy_sixteen(&staged[buffer][n][piece], from + (begin + n) * 32);
+  };
+
+  float logit[1][kTiles][4] = {};
+  stage(0, 0);
+  int buffer = 0;
+#pragma unroll 1
+  for (int begin = 0; begin < slabs; begin += kManySlabs, buffer ^= 1) {
+    uint4 a[kManySlabs][2];
+#pragma unroll
+    for (int n = 0; n < kManySlabs; ++n) {
+      const int at = min(begin + n, slabs - 1) * 32;
+      a[n][0] = load_now(top + at);
+      a[n][1] = load_now(bottom + at);
+    }
+    wait_for_copies();
+    __syncthreads();  // these columns are there, and nobody reads those before any more
+    stage(begin + kManySlabs, buffer ^ 1);
+#pragma unroll
+    for (int n = 0; n < kManySlabs; ++n) {
+      if (begin + n >= slabs) break;
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) {
+        const uint4 x = staged[buffer][n][tile * 32 + lane];
+        multiply<T>(logit[0][tile], {a[n][0].x, a[n][1].x, a[n][0].y, a[n][1].y}, x.x, x.y);
+        multiply<T>(logit[0][tile], {a[n][0].z, a[n][1].z, a[n][0].w, a[n][1].w}, x.z, x.w);
+      }
+    }
   }
+  join_rows<T, kTiles, 1>(op, first_row, first_stream, logit, shared[warp]);
+  leave_runs<kRunRows / 16>(op, first_stream, shared);
 }
 
 // One block a stream. Four partials are asked for at once, because each comes from the L2 cache.
@@ -161,6 +251,7 @@ template <typename T>
 __global__ void __launch_bounds__(1024) decide_kernel(const Gate<T> op, int runs) {
   __shared__ Partial shared[32];
   const Partial nothing = {-INFINITY, 0.0f, op.vocabulary};
+  const bool silenced = rests(op, blockIdx.x);
   const Partial* partial = op.partial + static_cast<std::int64_t>(blockIdx.x) * runs;
   Partial all = nothing;
   for (int run = threadIdx.x; run < runs; run += 4 * 1024) {
@@ -179,7 +270,7 @@ __global__ void __launch_bounds__(1024) decide_kernel(const Gate<T> op, int runs
     if (threadIdx.x == 0) {
       const float probability = -expm1f(op.silence_logit[blockIdx.x] - all.top - logf(all.sum));
       op.probability[blockIdx.x] = probability;
-      op.speak[blockIdx.x] = op.mode == GateMode::kGreedy ? all.best != op.silence : probability >= op.threshold;
+      op.speak[blockIdx.x] = !silenced && (op.mode == GateMode::kGreedy ? all.best != op.silence : probability >= op.threshold);
     }
   }
 }
@@ -190,7 +281,11 @@ void launch_vocabulary(const Gate<T>& op, int runs, cudaStream_t stream) {
   vocabulary_kernel<T, kTiles, kBands><<<grid, kRunRows / kBands * 2, 0, stream>>>(op);
 }
 
-inline int gate_runs(int vocabulary) { return (vocabulary + kRunRows - 1) / kRunRows; }
+template <typename T>
+void launch_many_streams(const Gate<T>& op, cudaStream_t stream) {
+  const dim3 grid((op.vocabulary + kManyRows - 1) / kManyRows, (op.streams + kManyStreams - 1) / kManyStreams);
+  many_streams_kernel<T><<<grid, kManyWarps * 32, 0, stream>>>(op);
+}
 
 // The width is a multiple of 32, at most 16,384.
 template <typename T>
@@ -207,8 +302,10 @@ cudaError_t launch_gate(const Gate<T>& op, cudaStream_t stream) {
     launch_vocabulary<T, 1, 1>(op, runs, stream);
   else if (op.streams <= 16)
     launch_vocabulary<T, 2, 1>(op, runs, stream);
+  else if constexpr (std::is_same_v<T, float>)  // no tensor cores
+    launch_vocabulary<T, 4, 1>(op, runs, stream);
   else
-    launch_vocabulary<T, 4, 2>(op, runs, stream);  // two bands: the streams' rows, not the head's, would be the most read otherwise
+    launch_many_streams(op, stream);
   decide_kernel<T><<<op.streams, 1024, 0, stream>>>(op, runs);
   return cudaGetLastError();
 }

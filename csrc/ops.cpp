@@ -28,8 +28,8 @@ Tensor append(Tensor qkv, std::optional<Tensor> bias, std::optional<Tensor> q_no
 }
 
 std::tuple<Tensor, Tensor> gate(Tensor rows, Tensor weight, double eps, Tensor head, int64_t silence, int64_t marker, int64_t mode,
-                                double threshold) {
-  check_gate(rows, weight, head, silence, marker);
+                                double threshold, std::optional<Tensor> resting) {
+  check_gate(rows, weight, head, silence, marker, resting);
   const int64_t streams = rows.size(0), width = rows.size(1), vocabulary = head.size(0);
   Tensor normalized = torch::stable::new_empty(rows, {streams, width});
   Tensor speak = torch::stable::new_empty(rows, {streams}, ScalarType::Bool);
@@ -39,13 +39,15 @@ std::tuple<Tensor, Tensor> gate(Tensor rows, Tensor weight, double eps, Tensor h
     T* row = mutable_data<T>(normalized);
     bool* speaks = mutable_data<bool>(speak);
     float* chance = mutable_data<float>(probability);
+    const int32_t* turns = data<int32_t>(resting);
+    const auto awake = [&](int64_t stream) { return turns == nullptr || turns[stream] <= 0; };
     const auto logit = [&](int64_t stream, int64_t token) { return dot(row + stream * width, data<T>(head) + token * width, width); };
     for (int64_t stream = 0; stream < streams; ++stream)
       normalize_row(data<T>(rows) + stream * width, data<T>(weight), static_cast<float>(eps), width, row + stream * width);
     if (static_cast<GateMode>(mode) == GateMode::kPair) {
       for (int64_t stream = 0; stream < streams; ++stream) {
         chance[stream] = pair_probability(logit(stream, silence), logit(stream, marker));
-        speaks[stream] = chance[stream] >= static_cast<float>(threshold);
+        speaks[stream] = awake(stream) && chance[stream] >= static_cast<float>(threshold);
       }
       return;
     }
@@ -61,7 +63,8 @@ std::tuple<Tensor, Tensor> gate(Tensor rows, Tensor weight, double eps, Tensor h
       Partial all;
       for (int64_t run = 0; run < runs; ++run) all.join(partial[run * streams + stream]);
       chance[stream] = speak_probability(logit(stream, silence), all);
-      speaks[stream] = static_cast<GateMode>(mode) == GateMode::kGreedy ? all.best != silence : chance[stream] >= static_cast<float>(threshold);
+      const bool wants = static_cast<GateMode>(mode) == GateMode::kGreedy ? all.best != silence : chance[stream] >= static_cast<float>(threshold);
+      speaks[stream] = wants && awake(stream);
     }
   });
   return {speak, probability};
@@ -110,7 +113,8 @@ STABLE_TORCH_LIBRARY(evostreaming, library) {
       "append(Tensor qkv, Tensor? bias, Tensor? q_norm, Tensor? k_norm, float eps, Tensor cos, Tensor sin, Tensor slots, "
       "Tensor(a!) key_pages, Tensor(b!) value_pages) -> Tensor");
   library.def(
-      "gate(Tensor rows, Tensor weight, float eps, Tensor head, int silence, int marker, int mode, float threshold) -> (Tensor, Tensor)");
+      "gate(Tensor rows, Tensor weight, float eps, Tensor head, int silence, int marker, int mode, float threshold, "
+      "Tensor? resting=None) -> (Tensor, Tensor)");
   library.def("resize_table(int size_in, int weight_bits, Tensor(a!) first, Tensor(b!) weights) -> int");
   library.def(
       "preprocess(Tensor frames, Tensor first_y, Tensor weights_y, int bits_y, Tensor first_x, Tensor weights_x, int bits_x, float[] mean, "

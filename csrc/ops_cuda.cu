@@ -7,6 +7,7 @@
 #include "binding.h"
 #include "gate.cuh"
 #include "gemv.cuh"
+#include "gemv_fp8.cuh"
 #include "preprocess.cuh"
 
 namespace evostreaming {
@@ -41,8 +42,8 @@ Tensor append(Tensor qkv, std::optional<Tensor> bias, std::optional<Tensor> q_no
 }
 
 std::tuple<Tensor, Tensor> gate(Tensor rows, Tensor weight, double eps, Tensor head, int64_t silence, int64_t marker, int64_t mode,
-                                double threshold) {
-  check_gate(rows, weight, head, silence, marker);
+                                double threshold, std::optional<Tensor> resting) {
+  check_gate(rows, weight, head, silence, marker, resting);
   const int64_t streams = rows.size(0), width = rows.size(1), vocabulary = head.size(0);
   STD_TORCH_CHECK(width % 32 == 0 && width <= kNormThreads * kNormChunks * 8 && vocabulary <= std::numeric_limits<int>::max(),
                   "gate takes rows of a multiple of 32 numbers, 16,384 at most; these have ", width);
@@ -60,6 +61,7 @@ std::tuple<Tensor, Tensor> gate(Tensor rows, Tensor weight, double eps, Tensor h
     op.rows = data<T>(rows);
     op.weight = data<T>(weight);
     op.head = data<T>(head);
+    op.resting = data<int32_t>(resting);
     op.normalized = mutable_data<T>(normalized);
     op.partial = mutable_data<Partial>(partial);
     op.silence_logit = mutable_data<float>(partial) + 3 * runs * streams;
@@ -93,6 +95,23 @@ Tensor gemv(Tensor x, Tensor weight) {
                      static_cast<int>(weight.size(0))};
     check_launch(launch_gemv(op, current_stream(x)), "gemv");
   });
+  return out;
+}
+
+Tensor gemv_fp8(Tensor x, Tensor weight, Tensor scales) {
+  STD_TORCH_CHECK(x.dim() == 2 && weight.dim() == 2 && x.size(1) == weight.size(1) && x.size(0) > 0 && x.size(0) <= kGemvTokens &&
+                      x.size(1) > 0 && x.size(1) % 16 == 0 && weight.size(0) <= std::numeric_limits<int>::max(),
+                  "gemv_fp8 takes 1 to 8 tokens whose width is that of the weight, a multiple of 16");
+  check(x, "x", ScalarType::BFloat16, x.numel());
+  check(weight, "weight", ScalarType::Float8_e4m3fn, weight.numel());
+  check(scales, "scales", ScalarType::Float, weight.size(0));
+  for (const Tensor& tensor : {x, weight})
+    STD_TORCH_CHECK(reinterpret_cast<std::uintptr_t>(tensor.const_data_ptr()) % 16 == 0, "x and the weight begin at multiples of 16 bytes");
+  const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
+  Tensor out = torch::stable::new_empty(x, {x.size(0), weight.size(0)});
+  const GemvFp8 op{data<std::uint8_t>(weight), data<float>(scales), data<BFloat16>(x), mutable_data<BFloat16>(out),
+                   static_cast<int>(x.size(0)), static_cast<int>(x.size(1)), static_cast<int>(weight.size(0))};
+  check_launch(launch_gemv_fp8(op, current_stream(x)), "gemv_fp8");
   return out;
 }
 
@@ -130,12 +149,16 @@ void preprocess(Tensor frames, Tensor first_y, Tensor weights_y, int64_t bits_y,
 
 }  // namespace evostreaming
 
-// On a CPU there is nothing to do better than PyTorch, so this schema is here.
-STABLE_TORCH_LIBRARY_FRAGMENT(evostreaming, library) { library.def("gemv(Tensor x, Tensor weight) -> Tensor"); }
+// What a CPU has no use for; the schemas of all other ops are in ops.cpp.
+STABLE_TORCH_LIBRARY_FRAGMENT(evostreaming, library) {
+  library.def("gemv(Tensor x, Tensor weight) -> Tensor");
+  library.def("gemv_fp8(Tensor x, Tensor weight, Tensor scales) -> Tensor");
+}
 
 STABLE_TORCH_LIBRARY_IMPL(evostreaming, CUDA, library) {
   library.impl("append", TORCH_BOX(&evostreaming::append));
   library.impl("gate", TORCH_BOX(&evostreaming::gate));
   library.impl("gemv", TORCH_BOX(&evostreaming::gemv));
+  library.impl("gemv_fp8", TORCH_BOX(&evostreaming::gemv_fp8));
   library.impl("preprocess", TORCH_BOX(&evostreaming::preprocess));
 }

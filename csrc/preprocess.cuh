@@ -49,21 +49,53 @@ __device__ __forceinline__ uint4 load_inside(std::uintptr_t from, std::uintptr_t
   return {word[0], word[1], word[2], word[3]};
 }
 
-// Source rows [begin, end), columns [left, left + columns.reach) to shared memory as RGB. A row starts at the same offset within 16 bytes as in
-// global memory (RGB), or at 0 (NV12). What lies beyond the frame has weight zero.
+// The weights and first inputs under this tile to the L1 cache: the passes would meet the latency of each group of taps in turn.
 template <typename T>
-__device__ __forceinline__ void stage(const Preprocess<T>& op, const std::uint8_t* frame, int begin, int end, int left, std::uint8_t* staged) {
+__device__ __forceinline__ void prefetch_tables(const Preprocess<T>& op, int x0, int y0) {
+  const auto prefetch = [](const void* from) { asm volatile("prefetch.global.L1 [%0];" ::"l"(from)); };
+  const auto axis = [&](const std::int32_t* first, const std::int16_t* weights, int out, int at, int group) {
+    if (at >= out) return;
+    if (group == 0) prefetch(first + at);
+    prefetch(weights + (group * out + at) * 4);
+  };
+  // A warp a group of taps, a lane an output: enough for tiles of 32 and a shrink of nine; what is left out is only fetched later.
+  constexpr int kHalf = kFrameThreads / 64;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  if (warp < kHalf) {
+    if (warp < op.columns.taps / 4) axis(op.columns.first, op.columns.weights, op.columns.out, x0 + lane, warp);
+  } else if (warp - kHalf < op.rows.taps / 4) {
+    axis(op.rows.first, op.rows.weights, op.rows.out, y0 + lane, warp - kHalf);
+  }
+}
+
+// Source rows [begin, end), columns [left, left + columns.reach) to shared memory as RGB. A row starts at the same offset within 16 bytes as in
+// global memory (RGB), or at 0 (NV12). What lies beyond the frame has weight zero. A thread asks for kAtOnce pieces
+// before it needs the first, and does what there is to do `meanwhile`.
+template <typename T, typename Meanwhile>
+__device__ __forceinline__ void stage(const Preprocess<T>& op, const std::uint8_t* frame, int begin, int end, int left, std::uint8_t* staged,
+                                      Meanwhile meanwhile) {
+  constexpr int kAtOnce = 2;
   const int width = op.columns.in, height = op.rows.in;
   if (op.luma == 0) {
     const int words = op.staged_pitch / 16, all = words * (end - begin);
     const std::uintptr_t start = reinterpret_cast<std::uintptr_t>(frame);
-    for (int i = threadIdx.x; i < all; i += kFrameThreads) {
-      const int row = op.by_staged_words(i), word = i - row * words;
-      const std::uintptr_t from = start + (static_cast<std::int64_t>(min(begin + row, height - 1)) * width + left) * 3;
-      reinterpret_cast<uint4*>(staged)[i] = load_inside((from & ~std::uintptr_t{15}) + word * 16, start, start + op.frame_bytes);
+    for (int first = 0; first < all; first += kAtOnce * kFrameThreads) {
+      const int i = first + threadIdx.x;
+      uint4 piece[kAtOnce];
+#pragma unroll
+      for (int n = 0; n < kAtOnce; ++n) {
+        const int at = min(i + n * kFrameThreads, all - 1), row = op.by_staged_words(at), word = at - row * words;
+        const std::uintptr_t from = start + (static_cast<std::int64_t>(min(begin + row, height - 1)) * width + left) * 3;
+        piece[n] = load_inside((from & ~std::uintptr_t{15}) + word * 16, start, start + op.frame_bytes);
+      }
+      if (first == 0) meanwhile();
+#pragma unroll
+      for (int n = 0; n < kAtOnce; ++n)
+        if (i + n * kFrameThreads < all) reinterpret_cast<uint4*>(staged)[i + n * kFrameThreads] = piece[n];
     }
     return;
   }
+  meanwhile();
   const int pairs = op.columns.reach / 2, all = pairs * (end - begin);
   for (int i = threadIdx.x; i < all; i += kFrameThreads) {
     const int row = op.by_pairs(i), y = min(begin + row, height - 1), x = min(left + (i - row * pairs) * 2, width - 2);
@@ -129,6 +161,7 @@ __global__ void __launch_bounds__(kFrameThreads, 2) preprocess_kernel(const Prep
   const int x0 = blockIdx.x * op.tile, y0 = blockIdx.y * op.tile;
   const int width = min(op.tile, op.columns.out - x0), height = min(op.tile, op.rows.out - y0);
   const std::uint8_t* frame = op.frames + blockIdx.z * op.frame_bytes;
+  if constexpr (!kFine) prefetch_tables(op, x0, y0);  // with two planes of weights no register is left for it
   const int top = op.rows.first[y0], bottom = op.rows.first[y0 + height - 1] + op.rows.taps;
   const int left = op.luma ? op.columns.first[x0] & ~1 : op.columns.first[x0];
   // Where a source row starts within 16 bytes: start + row * stride, modulo 16.
@@ -137,10 +170,12 @@ __global__ void __launch_bounds__(kFrameThreads, 2) preprocess_kernel(const Prep
 
   for (int begin = top; begin < bottom; begin += op.staged_rows) {
     const int end = min(begin + op.staged_rows, bottom);
-    stage(op, frame, begin, end, left, staged);
-    if (begin == top)
-      for (int i = threadIdx.x; i < 3 * 256; i += kFrameThreads)
-        levels[i] = narrow<T>(__fdiv_rn(i % 256 - op.center[i / 256], op.spread[i / 256]));
+    stage(op, frame, begin, end, left, staged, [&] {
+      if (begin == top)
+#pragma unroll 1
+        for (int i = threadIdx.x; i < 3 * 256; i += kFrameThreads)
+          levels[i] = narrow<T>(__fdiv_rn(i % 256 - op.center[i / 256], op.spread[i / 256]));
+    });
     __syncthreads();
     for (int x = threadIdx.x % 32; x < width; x += 32) {
       const int offset = (op.columns.first[x0 + x] - left) * 3;

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from .config import read_json
 from .errors import CheckpointError
+from .locate import locate_adapter
 from .tensor_files import TensorFiles
 
 PREFIX = "base_model.model."
@@ -22,9 +23,7 @@ def merge_adapter(directory, model):
     """
     from .checkpoint import all_placements, check_shape
 
-    if not Path(directory).is_dir():
-        raise CheckpointError(f"{directory} is not a directory; an adapter is a PEFT directory with adapter_config.json in it")
-    directory = Path(directory)
+    directory = locate_adapter(directory)
     config = read_json(directory, "adapter_config.json", "rank and scale of the adapter")
     check_type(directory, config)
     files = TensorFiles(directory, stem="adapter_model")

@@ -1,6 +1,7 @@
 """Questions beside a stream: answered from what it has seen, on a fork, so that they leave no trace in it. Many streams, one batch."""
 
 from contextlib import contextmanager
+from itertools import islice
 
 import torch
 
@@ -10,6 +11,7 @@ from .forward import Chunk, read
 from .reply import Reply, begin, finish
 
 AT_ONCE = 32  # forks in one batch
+REPLIES_AT_ONCE = 4  # forks that read a whole reply: there are logits for each of its tokens
 
 
 def as_lists(stream, prompt, check):
@@ -33,16 +35,19 @@ def in_batches(engine, streams, prompts, work):
 
 
 @contextmanager
-def asked(engine, streams, prompts):
-    """(forks of the streams that have read their prompt, hidden rows (B, h) at the answer's first token)."""
+def asked(engine, streams, prompts, answers=None):
+    """(forks of the streams that have read their prompt, hidden rows (R, h)): one row a fork, which foretells the first token of its
+    answer; where `answers` are given, lists of ids, a row for each of their tokens."""
     forks = []
     try:
         chunks = []
-        for stream, prompt in zip(streams, prompts):
+        for stream, prompt, answer in zip(streams, prompts, answers or [(None,)] * len(streams)):
             fork = stream.fork()
             forks.append(fork)
             ids = (*fork.pending, *engine.dialogue.turn.text_turn(prompt), *engine.dialogue.prompt)
-            chunks.append(Chunk([Piece("text", stream.index, ids)], [], [len(ids) - 1]))
+            # The row in front of a token foretells it, so nothing needs to read the last one.
+            rows = range(len(ids) - 1, len(ids) - 1 + len(answer))
+            chunks.append(Chunk([Piece("text", stream.index, (*ids, *answer[:-1]))], [], list(rows)))
         yield forks, engine.forward([fork.context for fork in forks], chunks)
     finally:
         for fork in forks:
@@ -62,6 +67,21 @@ def choose(engine, streams, prompts, choices):
         return shares
 
     return in_batches(engine, streams, prompts, work)
+
+
+def likelihoods(engine, stream, prompt, replies):
+    """See `Engine.likelihoods`."""
+    told, pairs = [engine.dialogue.turn.encode(reply) for reply in replies], []
+    for first in range(0, len(told), REPLIES_AT_ONCE):
+        batch = told[first : first + REPLIES_AT_ONCE]
+        with asked(engine, [stream] * len(batch), [prompt] * len(batch), batch) as (_, rows):
+            scores = engine.forward.logits(rows).log_softmax(-1)
+            said = torch.tensor([token for ids in batch for token in ids], device=engine.device)
+            losses, likeliest = (iter(values) for values in read(-scores.gather(1, said[:, None])[:, 0], scores.argmax(-1) == said))
+        for ids in batch:
+            loss, greedy = list(islice(losses, len(ids))), list(islice(likeliest, len(ids)))
+            pairs.append((sum(loss) / len(ids), all(greedy)))
+    return pairs
 
 
 def generate(engine, streams, prompts, max_tokens, temperature, seed):

@@ -13,7 +13,7 @@ from torch import nn
 from .config import ModelConfig
 from .decoder import Decoder
 from .errors import CheckpointError
-from .quantization import check_quantization, quantize_decoder
+from .quantization import check_quantization, quantize_model
 from .tensor_files import TensorFiles
 from .vision import Tower, build_tower
 from .vision.tower import TemporalPatchEmbed, fold_pair
@@ -55,7 +55,7 @@ class Placement(NamedTuple):
 
 
 def load_model(directory, config, device="cpu", dtype=torch.float32, adapter=None, quantization=None):
-    """Load a checkpoint directory, merge a PEFT LoRA directory if given, then quantize the decoder if asked for ("fp8"). Returns a `Model`.
+    """Load a checkpoint directory, merge a PEFT LoRA directory if given, then quantize if asked for ("fp8"). Returns a `Model`.
 
     Raises CheckpointError if tensors are missing, of the wrong shape or beyond what the config states, or if a file cannot be read, and
     ArgumentError where the device, the dtype or the model's sizes do not go with the quantization.
@@ -65,17 +65,24 @@ def load_model(directory, config, device="cpu", dtype=torch.float32, adapter=Non
     check_quantization(quantization, torch.device(device), dtype, config.decoder)
     files = TensorFiles(directory)
     model = allocate(config, device, dtype)
-    places = placements(model, find_layout(config, files.names))
-    check(places, files, config)
-    with torch.no_grad():
-        for name, tensor in files.in_order():
-            for place in places.get(name, ()):
-                place.fill(tensor, config.vision.patch)
-        if adapter is not None:
+    fill(model, files)
+    if adapter is not None:
+        with torch.no_grad():
             merge_adapter(adapter, model)
     if quantization is not None:
-        quantize_decoder(model.decoder)
+        quantize_model(model)
     return model
+
+
+@torch.no_grad()
+def fill(model, files):
+    """Copy every tensor to its places. These hold the parameters, and end here: what `quantize_model` replaces has to be free at once."""
+    config = model.config
+    places = placements(model, find_layout(config, files.names))
+    check(places, files, config)
+    for name, tensor in files.in_order():
+        for place in places.get(name, ()):
+            place.fill(tensor, config.vision.patch)
 
 
 def random_model(config, device="cpu", dtype=torch.float32, seed=0):

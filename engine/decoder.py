@@ -4,14 +4,17 @@ Families differ by `DecoderConfig` alone: qkv bias, QK-norm, the rope table, tie
 features. Weights are fused once at load: q, k, v in one matrix, gate and up in one.
 """
 
+from functools import partial
+
 import torch
 from torch import nn
 
 from ..kernels.append import append
 from ..kernels.append_attention import append_attention
-from ..kernels.gemm import gemm, scaled_gemm
+from ..kernels.gemm import bare_gemm, gemm, quantize_weight, quantizes, scaled_gemm
 from ..kernels.norm import norm
-from ..kernels.quantize import quantize
+from ..kernels.product import added
+from ..kernels.quantize import Quantized, quantize
 from ..kernels.swiglu import swiglu
 
 
@@ -30,17 +33,20 @@ class Linear(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
         self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
-        self.scales = self.dtype = None
+        self.scales = self.short_scales = self.dtype = None
 
     def quantize_(self):
         """Replace the weight by fp8 values and one scale a row."""
         self.dtype = self.weight.dtype
-        values, self.scales = quantize(self.weight.data)
+        values, self.scales, self.short_scales = quantize_weight(self.weight)
         self.weight = nn.Parameter(values, requires_grad=False)
 
-    def forward(self, x):
-        """x (T, K), `Quantized` where the weight is -> (T, N)."""
-        return gemm(x, self.weight) if self.scales is None else scaled_gemm(*x, self.weight, self.scales, self.dtype)
+    def forward(self, x, bare=False):
+        """x (T, K), or `Quantized` where the weight is -> (T, N). bare: it may be a `Product`, which the op behind finishes."""
+        if isinstance(x, Quantized):
+            product = partial(bare_gemm, short_scales=self.short_scales) if bare else scaled_gemm
+            return product(*x, self.weight, self.scales, self.dtype)
+        return gemm(x, self.weight, self.scales)
 
 
 class Layer(nn.Module):
@@ -61,13 +67,13 @@ class Layer(nn.Module):
 
     def forward(self, update, residual, key_pages, value_pages, plan):
         """One layer: the last layer's output and the residual stream, both (T, h) -> (output, residual stream)."""
-        fp8 = self.qkv.scales is not None
+        fp8 = self.qkv.scales is not None and quantizes(len(plan.slots), plan.slots.device)
         x, residual = norm(update, self.input_norm.weight, self.eps, residual, fp8)
         scales = (self.q_norm.weight, self.k_norm.weight) if self.q_norm is not None else (None, None)
         q = append(self.qkv(x), plan.cos, plan.sin, key_pages, value_pages, plan.slots, *scales, self.eps, self.qkv.bias)
         x = append_attention(q, key_pages, value_pages, plan).flatten(1)
-        x, residual = norm(self.o(quantize(x) if fp8 else x), self.post_norm.weight, self.eps, residual, fp8)
-        return self.down(swiglu(self.gate_up(x), fp8)), residual
+        x, residual = norm(self.o(quantize(x) if fp8 else x, bare=True), self.post_norm.weight, self.eps, residual, fp8)
+        return self.down(swiglu(self.gate_up(x, bare=True), fp8), bare=True), residual
 
 
 class Decoder(nn.Module):
@@ -98,7 +104,7 @@ class Decoder(nn.Module):
         for index, layer in enumerate(self.layers):
             hidden, residual = layer(hidden, residual, cache.keys[index], cache.values[index], plan)
             if deepstack is not None and index < len(deepstack):
-                hidden = hidden + residual
+                hidden = added(hidden, residual)
                 hidden[visual_rows] += deepstack[index]
                 residual = None
-        return hidden if residual is None else hidden + residual
+        return added(hidden, residual)

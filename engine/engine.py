@@ -2,11 +2,10 @@
 
 import threading
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 
 import torch
 
-from .asking import as_lists, choose, generate
+from .asking import as_lists, choose, generate, likelihoods
 from .cache import PagedCache, PageTable, most_pages
 from .checkpoint import load_model
 from .config import ModelConfig
@@ -17,7 +16,7 @@ from .errors import ArgumentError, EngineBusy, TextTooLong
 from .forward import Chunk, Forward
 from .frames import FrameEncoder, as_tensor
 from .gate import Gate
-from .locate import locate
+from .locate import locate, locate_adapter
 from .loop import Loop
 from .options import check_options, check_times
 from .prompts import TurnFormat
@@ -71,11 +70,11 @@ class Engine:
 
         path: a Hugging Face directory of one of the five families, a hub id, or "tiny" (built in). device: "cuda", "cuda:1", "cpu", or
         "auto" (a GPU if there is one). dtype: "bfloat16", "float16", "float32", or "auto" (bfloat16 on a GPU, float32 on a CPU).
-        quantization: "fp8" for the decoder's products (a GPU of compute capability 8.9 or later, bfloat16), or None. adapter: a PEFT LoRA
-        directory, merged at load. max_tokens: resident per stream; what exceeds it is evicted, oldest turns first. sink_tokens: "prompt",
-        the system prompt and open queries are never evicted. frame_size: (height, width) the model sees; None derives it from the first
-        frame and tokens_per_frame, a budget. history: "full" or "replies"; None takes the checkpoint's own.
-        max_reply: tokens after which a reply is cut.
+        quantization: "fp8" for most products (a GPU of compute capability 8.9 or later, bfloat16), or None. adapter: a PEFT LoRA
+        directory or "tiny-evolved" (built in, what "tiny" taught itself), merged at load. max_tokens: resident per stream; what exceeds it
+        is evicted, oldest turns first. sink_tokens: "prompt", the system prompt and open queries are never evicted. frame_size: (height,
+        width) the model sees; None derives it from the first frame and tokens_per_frame, a budget. history: "full" or "replies"; None
+        takes the checkpoint's own. max_reply: tokens after which a reply is cut.
         Raises CheckpointError, CapacityError, ArgumentError.
         """
         check_options(
@@ -84,9 +83,9 @@ class Engine:
         )  # fmt: skip
         device = choose_device(device)
         dtype = choose_dtype(dtype, device)
-        directory = locate(path)
+        directory, adapter = locate(path), locate_adapter(adapter)
         config = ModelConfig.from_directory(directory)
-        streaming = StreamingFormat.from_directories(directory, Path(adapter) if adapter else None)
+        streaming = StreamingFormat.from_directories(directory, adapter)
         turn = TurnFormat(directory, config.turn)
         model = load_model(directory, config, device, dtype, adapter, quantization)
         return cls(
@@ -116,7 +115,7 @@ class Engine:
 
     @property
     def captures(self):
-        """(CUDA graphs kept, bytes of device memory they took); (0, 0) where steps are launched op by op."""
+        """(CUDA graphs kept, bytes of their memory pool); (0, 0) where steps are launched op by op."""
         graphs = self.forward.graphs
         return (len(graphs.kept), graphs.bytes) if graphs else (0, 0)
 
@@ -210,6 +209,21 @@ class Engine:
         with self._exclusive():
             shares = choose(self, streams, prompts, choices)
         return shares if isinstance(stream, list) else shares[0]
+
+    @torch.inference_mode()
+    def likelihoods(self, stream, prompt, replies):
+        """How likely each of some given replies is to a text question: a list of (loss, greedy).
+
+        loss: mean -log p of the reply's tokens; greedy: whether each of them is the most likely one. Leaves no trace in the stream.
+        Raises ArgumentError on an empty reply, TextTooLong, OutOfPages.
+        """
+        as_lists(stream, prompt, self._check_text)
+        for reply in replies:
+            self._check_text(stream, reply)
+            if not reply:
+                raise ArgumentError("an empty reply has no likelihood; give one of at least a token")
+        with self._exclusive():
+            return likelihoods(self, stream, prompt, replies)
 
     def _step(self, frames, streams, times, forces):
         check_times(times)

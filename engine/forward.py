@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..kernels.gate import gate, project
+from ..kernels.gate import project
 from ..kernels.norm import norm
 from .errors import NumericsError
 from .eviction import make_room
@@ -85,11 +85,6 @@ class Forward:
     def logits(self, rows):
         """Full next-token logits of hidden rows (R, h): (R, V) float32."""
         return project(norm(rows, self.decoder.norm.weight, self.decoder.config.rms_eps)[0], self.decoder.head)
-
-    def decide(self, rows, rule, silence, marker):
-        """The gate on hidden rows (R, h), on the device: (speak (R,) bool, probability (R,) float32)."""
-        norm, eps = self.decoder.norm.weight, self.decoder.config.rms_eps
-        return gate(rows, norm, eps, self.decoder.head, silence, marker, rule.mode, rule.threshold)
 
 
 def join(frames):

@@ -21,7 +21,8 @@ KEPT = 64
 ROUND = 16  # new tokens are padded to a multiple of this, or of the power of two that is 2 to 3 % of them
 LARGEST = 6e12  # multiply-adds of a captured pass: about 20 ms of a large GPU, twice what the host takes to launch the layers
 AHEAD = 2  # passes of `TokenGraph` under way when the host waits for the first of them
-SHARE = 16  # captures stop at 1/SHARE of the device's memory
+SHARE = 16  # captures take at most about 1/SHARE of the device's memory
+PAID = 32  # replays that are worth a capture, with a margin of two or three
 FRAME_SHAPES = 4  # shapes of frames whose preprocessing is captured with the tower; a capture for each video of a benchmark would cost more
 ALIGNED = 128  # bytes; kernels compiled for aligned arguments, as the allocator gives them, then serve here too
 
@@ -51,24 +52,40 @@ def round_streams(count):
 
 
 class Graphs:
-    """The captured shapes of one engine, most recent last; they share one memory pool, for they never run at once."""
+    """The captured shapes of one engine, most recent last; they share one memory pool, for they never run at once.
+
+    A graph that is dropped leaves its blocks of the pool to later captures; to the device the pool gives nothing back before the last of
+    its graphs is gone. So `bytes` is what the pool has grown to, and room for more is made by dropping all graphs and beginning a new pool.
+    """
 
     def __init__(self, device):
-        self.kept, self.seen, self.pool, self.bytes = OrderedDict(), set(), None, 0
+        self.kept, self.seen, self.pool, self.bytes, self.replays = OrderedDict(), set(), None, 0, 0
         self.limit = torch.cuda.mem_get_info(device)[1] // SHARE if device.type == "cuda" else float("inf")
 
     def get(self, key, make):
         """The graph of a shape, made by `make()` the second time the shape is asked for; None the first time, and for a new shape when
-        the captures have taken all the memory they may."""
+        the captures have taken all the memory they may and have not yet been worth it."""
         if key not in self.kept:
-            if key not in self.seen or self.bytes >= self.limit:
+            if key not in self.seen or not self.has_room():
                 self.seen.add(key)
                 return None
+            while len(self.kept) >= KEPT:
+                self.kept.popitem(last=False)  # first, so that its blocks can serve the new one
             self.kept[key] = make()
-            if len(self.kept) > KEPT:
-                self.kept.popitem(last=False)
         self.kept.move_to_end(key)
+        self.replays += 1
         return self.kept[key]
+
+    def has_room(self):
+        """Whether another shape may be captured. A full pool is left once its graphs were replayed often enough to pay for capturing them
+        again, so that shapes that come no more make way, and more shapes than fit cost no capture each time."""
+        if self.bytes < self.limit:
+            return True
+        if self.replays < PAID * len(self.kept):
+            return False
+        self.kept.clear()
+        self.pool, self.bytes, self.replays = None, 0, 0
+        return True
 
     def capture(self, function):
         """(graph, what `function` returned inside it). Runs it once before, so that lazy set-up stays outside."""
@@ -79,11 +96,11 @@ class Graphs:
             function()
         side.synchronize()
         torch.cuda.empty_cache()
-        before = torch.cuda.mem_get_info()[0]
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):  # another thread may bring frames meanwhile
+            before = torch.cuda.memory_reserved()  # this process's own, unlike what the device says is free
             result = function()
-        self.bytes += max(0, before - torch.cuda.mem_get_info()[0])
+        self.bytes += max(0, torch.cuda.memory_reserved() - before)
         return graph, result
 
 

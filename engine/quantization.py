@@ -1,6 +1,6 @@
-"""fp8 for the products of the decoder's layers: one scale an output column of a weight, one a token of its input.
+"""fp8 for the products of the decoder's layers and the tower's blocks: one scale an output column of a weight, one a token of its input.
 
-Embedding, head, gate, norms and the tower stay in bfloat16.
+Embedding, head, gate, norms, and what stands round the tower's blocks stay in bfloat16.
 """
 
 import torch
@@ -32,10 +32,12 @@ def check_quantization(kind, device, dtype, config):
 
 
 @torch.no_grad()
-def quantize_decoder(decoder):
-    """Quantize the layers' weights where they are, one at a time: the host sees none, the device never holds two models."""
-    for layer in decoder.layers:
+def quantize_model(model):
+    """Quantize the weights of a `Model` where they are, one at a time: the host sees none, the device never holds two models."""
+    for layer in model.decoder.layers:
         for linear in (layer.qkv, layer.o, layer.gate_up, layer.down):
             linear.quantize_()
+    for block in model.tower.blocks:
+        block.quantize_()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # what the weights leave is for the cache of keys and values

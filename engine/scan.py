@@ -15,7 +15,7 @@ from .stream import keeping
 from .turn import decide, reply_and_close, run_turns
 
 ENCODE_AT_ONCE = 16  # frames
-PASS_TOKENS = 4608  # 16 frames of 16 x 16 visual tokens with what stands round them
+PASS_TOKENS = 1152  # 4 frames of 16 x 16 visual tokens with what stands round them: the frames behind one that speaks are lost
 
 
 def scan(engine, stream, frames, times, force=None):
@@ -77,9 +77,10 @@ def run_pass(engine, stream, turns, encoded, times, force, watch):
         if not engine.dialogue.inline:
             forks, hidden = probe(engine, stream, first, ends)
         watch.lap("prefill")
-        speak, probability = decide(engine, hidden, encoded[: len(turns)], watch)
+        resting = [max(0, refractory - index) for index in range(len(turns))]
+        speak, probability = decide(engine, hidden, encoded[: len(turns)], resting, watch)
         logits = engine.forward.logits(hidden) if stream.logits else None
-        speak = [wants and force is None and index >= refractory for index, wants in enumerate(speak)]
+        speak = [wants and force is None for wants in speak]
         last = speak.index(True) if any(speak) else len(turns) - 1
         if forks:
             stream.context, forks[last] = forks[last], stream.context

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 
 import torch
 
+from ..kernels.gate import gate
 from .forward import Chunk, check_probability, read
 from .frames import check_finite, flags
+from .plan import send
 from .reply import Reply, begin, finish
 from .step import Step
 from .stream import Stream
@@ -42,11 +44,11 @@ def begin_turns(engine, streams, encoded, times, forces, watch):
         chunks.append(Chunk(pieces, [frame], [sum(len(piece.ids) for piece in pieces) - 1]))
     rows = engine.forward([stream.context for stream in streams], chunks)
     watch.lap("prefill")
-    speak, probability = decide(engine, rows, encoded, watch)
+    speak, probability = decide(engine, rows, encoded, [stream.refractory for stream in streams], watch)
     logits = engine.forward.logits(rows) if any(stream.logits for stream in streams) else None
     for index, (stream, force) in enumerate(zip(streams, forces)):
         dialogue.shown(stream)
-        speak[index] = isinstance(force, str) or (force is None and speak[index] and not stream.refractory)
+        speak[index] = isinstance(force, str) or (force is None and speak[index])
     logits = [logits[index] if stream.logits else None for index, stream in enumerate(streams)]
     replies = begin_replies(engine, streams, speak, forces, rows)
     return [Turn(*each) for each in zip(streams, times, forces, speak, probability, logits, replies)]
@@ -62,11 +64,15 @@ def end_turn(engine, turn, latency):
     return step
 
 
-def decide(engine, rows, encoded, watch):
-    """The gate on hidden rows (R, h): (speak, probability), lists of R. Raises FrameError, NumericsError."""
-    dialogue = engine.dialogue
-    marker = dialogue.marker[0] if dialogue.marker else None
-    decision = engine.forward.decide(rows, engine.gate, dialogue.silence[0], marker)
+def decide(engine, rows, encoded, resting, watch):
+    """The gate on hidden rows (R, h): (speak, probability), lists of R. Raises FrameError, NumericsError.
+
+    resting: turns of enforced silence left at each row, a list of R.
+    """
+    dialogue, rule, decoder = engine.dialogue, engine.gate, engine.forward.decoder
+    tokens = dialogue.silence[0], dialogue.marker[0] if dialogue.marker else None
+    resting = send(torch.tensor(resting).clamp(max=2**31 - 1).int(), rows.device) if any(resting) else None
+    decision = gate(rows, decoder.norm.weight, decoder.config.rms_eps, decoder.head, *tokens, rule.mode, rule.threshold, resting)
     watch.lap("gate")  # before the wait: between the decision on the host and the Step nothing is asked of the device
     speak, probability, *finite = read(*decision, *flags(encoded))  # the one place where a silent step waits for the device
     check_finite(encoded, finite)

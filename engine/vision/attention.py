@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from ...kernels.vision_attention import vision_attention
+from .linear import Linear
 
 
 class Segments:
@@ -38,10 +39,10 @@ class Attention(nn.Module):
     def __init__(self, width, heads):
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
+        self.qkv = Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
     def forward(self, x, segments, rotary=()):
-        """x: (T, width); rotary: (cos, sin), each (T, D/2) float32, or nothing."""
-        qkv = self.qkv(x).view(len(x), 3, self.heads, -1)
+        """x: (T, width), `Quantized` if qkv is in fp8; rotary: (cos, sin), each (T, D/2) float32, or nothing."""
+        qkv = self.qkv(x).unflatten(1, (3, self.heads, -1))
         return self.proj(vision_attention(qkv, segments.starts, segments.longest, *rotary).flatten(1))

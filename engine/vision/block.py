@@ -4,7 +4,9 @@ import torch
 from torch import nn
 
 from ...kernels.gelu import gelu
+from ...kernels.product import dense
 from .attention import Attention
+from .linear import Linear
 from .norms import LayerNorm
 
 
@@ -21,16 +23,22 @@ class Block(nn.Module):
         self.norm1 = LayerNorm(config.hidden, eps=config.eps)
         self.attention = Attention(config.hidden, config.heads)
         self.norm2 = LayerNorm(config.hidden, eps=config.eps)
-        self.fc1 = nn.Linear(config.hidden, config.intermediate)
-        self.fc2 = nn.Linear(config.intermediate, config.hidden)
+        self.fc1 = Linear(config.hidden, config.intermediate)
+        self.fc2 = Linear(config.intermediate, config.hidden)
         self.scale1 = nn.Parameter(torch.empty(config.hidden)) if layer_scale else None
         self.scale2 = nn.Parameter(torch.empty(config.hidden)) if layer_scale else None
 
+    def quantize_(self):
+        """Weights to fp8, but for `proj`: quantizing its input takes what its product saves."""
+        for linear in (self.attention.qkv, self.fc1, self.fc2):
+            linear.quantize_()
+
     def forward(self, x, delta, segments, rotary=()):
-        """x, delta: (P, width) -> (x, delta)."""
-        normed, x = self.norm1(x, delta)
-        normed, x = self.norm2(*scaled(x, self.attention(normed, segments, rotary), self.scale1))
-        return scaled(x, self.fc2(gelu(self.fc1(normed), self.activation)), self.scale2)
+        """x, delta: (P, width), delta perhaps a `Product` -> (x, delta)."""
+        normed, x = self.norm1(x, delta, self.attention.qkv.fp8)
+        normed, x = self.norm2(*scaled(x, self.attention(normed, segments, rotary), self.scale1), self.fc1.fp8)
+        hidden = gelu(self.fc1(normed, bare=True), self.activation, self.fc2.fp8)
+        return scaled(x, self.fc2(hidden, bare=self.scale2 is None), self.scale2)
 
 
 def scaled(x, delta, scale):
@@ -55,6 +63,6 @@ class Merger(nn.Module):
     def forward(self, x, delta=None):
         """Tokens of x + delta."""
         if self.after_join:
-            x, delta = (part if part is None else part.view(-1, self.joined) for part in (x, delta))
+            x, delta = (part if part is None else part.view(-1, self.joined) for part in (x, dense(delta)))
         normed, _ = self.norm(x, delta)
         return self.fc2(gelu(self.fc1(normed.view(-1, self.joined))))

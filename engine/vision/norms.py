@@ -6,12 +6,14 @@ from ...kernels.norm import layer_norm, norm
 
 
 class RMSNorm(nn.RMSNorm):
-    def forward(self, x, delta=None):
-        """x, delta: (P, width) -> (normalized, x + delta), one kernel."""
-        return norm(x, self.weight, self.eps, delta)
+    def forward(self, x, delta=None, quantized=False):
+        """x, delta: (P, width), delta perhaps a `Product` -> (normalized, `Quantized` if asked for, x + delta), one kernel."""
+        branch, stream = (x, None) if delta is None else (delta, x)
+        return norm(branch, self.weight, self.eps, stream, quantized)
 
 
 class LayerNorm(nn.LayerNorm):
-    def forward(self, x, delta=None):
-        """x, delta: (P, width) -> (normalized, x + delta), one kernel."""
-        return layer_norm(x, self.weight, self.bias, self.eps, delta)
+    def forward(self, x, delta=None, quantized=False):
+        """x, delta: (P, width), delta perhaps a `Product` -> (normalized, `Quantized` if asked for, x + delta), one kernel."""
+        branch, stream = (x, None) if delta is None else (delta, x)
+        return layer_norm(branch, self.weight, self.bias, self.eps, stream, quantized)

@@ -9,6 +9,7 @@ from torch.nn.functional import pad
 from ...kernels.swiglu import swiglu
 from .attention import Attention, Segments
 from .block import Merger
+from .linear import Linear
 from .norms import RMSNorm
 from .qwen2_vl import frame_plan
 from .tower import TemporalPatchEmbed, Tower, VisualTokens
@@ -46,8 +47,8 @@ class GatedBlock(nn.Module):
         self.norm1 = RMSNorm(config.hidden, eps=config.eps)
         self.attention = Attention(config.hidden, config.heads)
         self.norm2 = RMSNorm(config.hidden, eps=config.eps)
-        self.gate_up = nn.Linear(config.hidden, 2 * config.intermediate)
-        self.down = nn.Linear(config.intermediate, config.hidden)
+        self.gate_up = Linear(config.hidden, 2 * config.intermediate)
+        self.down = Linear(config.intermediate, config.hidden)
 
     @torch.no_grad()
     def widen(self):
@@ -64,11 +65,17 @@ class GatedBlock(nn.Module):
             self.down.weight = frozen(pad(self.down.weight, (0, extra)))
             self.gate_up.out_features, self.down.in_features = 2 * (inner + extra), inner + extra
 
+    def quantize_(self):
+        """Weights to fp8, as in `Block`."""
+        self.widen()
+        for linear in (self.attention.qkv, self.gate_up, self.down):
+            linear.quantize_()
+
     def forward(self, x, delta, segments, rotary):
-        """x, delta: (P, width) -> (x, delta)."""
-        normed, x = self.norm1(x, delta)
-        normed, x = self.norm2(x, self.attention(normed, segments, rotary))
-        return x, self.down(swiglu(self.gate_up(normed)))
+        """x, delta: (P, width), delta perhaps a `Product` -> (x, delta)."""
+        normed, x = self.norm1(x, delta, self.attention.qkv.fp8)
+        normed, x = self.norm2(x, self.attention(normed, segments, rotary), self.gate_up.fp8)
+        return x, self.down(swiglu(self.gate_up(normed, bare=True), self.down.fp8), bare=True)
 
 
 def frozen(x):

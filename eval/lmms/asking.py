@@ -4,7 +4,6 @@ import logging
 from dataclasses import dataclass, field
 
 from ...engine.errors import FrameError, TextTooLong, VideoError
-from .likelihood import likelihoods
 from .prompt import Prompt, frames_of, until
 
 THEIR_FAULT = (VideoError, FrameError, TextTooLong)  # of one question; whatever else goes wrong ends the run
@@ -59,12 +58,12 @@ class Asker:
         yield from self._flush(waiting)
 
     def likelihoods(self, question, replies):
-        """`(loss, greedy)` of each reply. What the question is about stays open for the next one."""
+        """`(loss, greedy)` of each reply, see `Engine.likelihoods`. What the question is about stays open for the next one."""
         if self._last is None or self._last[0] != question.shown:
             self._forget()
             self._last = question.shown, self._show(question.prompt)
         # A reply begins behind the template's own blank; the one that lmms-eval puts in front of a choice would be a second.
-        return likelihoods(self.engine, self._last[1], question.prompt.text, [reply.lstrip() for reply in replies])
+        return self.engine.likelihoods(self._last[1], question.prompt.text, [reply.lstrip() for reply in replies])
 
     def close(self):
         """Close the engine."""

@@ -103,7 +103,7 @@ class ChatModel(lmms):
         return [[] if is_filler(request) else self._rounds(request) for request in tqdm(requests, "rounds", disable=self.rank != 0)]
 
     def loglikelihood(self, requests):
-        """`(loss, greedy)` of each continuation, see `likelihoods`: the smallest loss is the model's choice, as lmms-eval has it."""
+        """`(loss, greedy)` of each continuation, see `Engine.likelihoods`: the smallest loss is the model's choice, as lmms-eval has it."""
         pairs = []
         choices = groupby(requests, lambda request: (is_filler(request), request.args[0], request.args[3:]))
         for (filler, context, where), group in tqdm(choices, "questions", disable=self.rank != 0):

@@ -11,6 +11,8 @@ from evostreaming.benchmarks.cli import app
 from evostreaming.benchmarks.long_stream import long_stream
 from evostreaming.benchmarks.subject import Subject, Unavailable
 
+NUMBERS = ("first_ms", "last_ms", "first_p99_ms", "last_p99_ms", "drift_percent", "memory_growth", "host_memory_growth")
+
 
 @pytest.fixture(scope="module")
 def tiny():
@@ -74,6 +76,35 @@ def test_a_peer_that_breaks_costs_its_own_row_and_a_reason(tiny, tmp_path, monke
     assert "no such kernel" in (tmp_path / "bench.md").read_text()
 
 
+def test_a_peer_that_cannot_be_had_is_said_once(tiny, tmp_path, monkeypatch):
+    class Absent:
+        name, slow = "absent", False
+
+        def __init__(self, subject, workload):
+            raise Unavailable("it is not installed here")
+
+    monkeypatch.setattr(module, "PEERS", (Absent,))
+    bench = Bench(tiny, Rows((120, 60)), 2, tmp_path)
+    result = bench.run(bench.parts(peers=True), lambda number, name, fraction: None)
+    assert [item["reason"] for item in result["failed"]] == ["it is not installed here"]
+
+
+def test_what_is_interrupted_keeps_what_was_measured(tiny, tmp_path, monkeypatch):
+    def cut_off(subject, frames, *rest):
+        yield {"frames": 7, "window": 60} | dict.fromkeys(NUMBERS, 1.0)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "long_stream", cut_off)
+    monkeypatch.setattr(module, "PEERS", ())
+    bench = Bench(tiny, Rows((60,)), 2, tmp_path)
+    parts = bench.parts(frames=200)
+    result = bench.run([*parts, ("never begun", None)], lambda number, name, fraction: None)
+    assert result["interrupted"] and len(result["rows"]) == 1 and len(result["failed"]) == 1
+    assert json.loads((tmp_path / "bench.json").read_text()) == result
+    report = (tmp_path / "bench.md").read_text()
+    assert "| 7 | 60 |" in report and "not compared" in report and "interrupted" in report
+
+
 def test_what_was_measured_is_saved_before_the_next_part_begins(tiny, tmp_path):
     bench = Bench(tiny, Rows((200, 260)), 2, tmp_path)
     saved = []
@@ -94,7 +125,9 @@ def test_a_frame_budget_that_the_model_cannot_meet_is_a_reason_not_a_row(tiny, t
 
 def test_a_long_stream_is_flat_and_its_logits_are_a_fresh_prefill_of_what_it_retains(tiny):
     pytest.importorskip("transformers")
-    found = long_stream(tiny, 120, 256)
+    known = list(long_stream(tiny, 120, 256))
+    assert [found["frames"] for found in known] == [*range(known[0]["frames"], 121, 12), 120], "each tenth, and the end"
+    found = known[-1]
     assert found["logits_difference"] < 1e-5
     assert found["memory_growth"] < 2**22
     assert found["frames"] == 120 and 0 < found["filled_after"] < 30
@@ -110,6 +143,14 @@ def test_a_long_stream_that_kept_other_tokens_would_be_noticed(tiny, monkeypatch
     assert room.retained_difference(tiny, 256, None, room.make_frames(room.FRAMES, (448, 448), tiny.device)) > 1e-3
 
 
+def test_the_logits_of_a_window_of_three_frames_are_compared_too(tiny):
+    """There every frame makes another one leave."""
+    pytest.importorskip("transformers")
+    from evostreaming.benchmarks import long_stream as room
+
+    assert room.retained_difference(tiny, 150, None, room.make_frames(room.FRAMES, (448, 448), tiny.device)) < 1e-5
+
+
 def test_a_stream_too_short_to_fill_its_window_is_refused(tiny):
     with pytest.raises(Unavailable, match="do not fill"):
-        long_stream(tiny, 20, 2048)
+        list(long_stream(tiny, 20, 2048))

@@ -1,8 +1,11 @@
 """The projection of the evaluation bench: its slice is spread over all lengths, and its peer is priced by what it would do."""
 
+from functools import partial
+
 import pytest
 
 from evostreaming.benchmarks.bench_eval import EVERY, REPLY, WINDOW_TOKENS, between, choose, forked_seconds, peer_seconds
+from evostreaming.benchmarks.bench_eval_gpus import Synthetics, measure, slice_of
 from evostreaming.eval.episodes import Episode, Query
 from evostreaming.eval.sweep_plan import plan_bundles, plan_watches
 
@@ -42,3 +45,21 @@ def test_forked_the_peer_pays_the_frames_before_a_query_once():
     watches = plan_watches(episodes, {"v": "v"})
     assert peer_seconds(rows, [13, 23], 1) == 36.0
     assert forked_seconds(rows, watches, 1) == 20.0 + 3.0 + 3.0 == sum(watch.turns for watch in watches)
+
+
+def test_the_slice_for_several_gpus_has_no_bundle_that_the_others_would_wait_for():
+    episodes = [episode(f"e{i}", f"v{i}", 10.0 * i, 10.0 * i + 4) for i in range(200)]
+    bundles = plan_bundles(plan_watches(episodes, {e.video: e.video for e in episodes}), 2)
+    turns = [sum(watch.turns for watch in bundle) for bundle in slice_of(bundles, 0.2)]
+    whole = sum(watch.turns for bundle in bundles for watch in bundle)
+    assert 0.2 * whole <= sum(turns) < 0.25 * whole and max(turns) <= 0.02 * whole
+
+
+def test_one_engine_and_two_run_the_same_slice_and_their_ratio_is_that_of_the_seconds(capsys):
+    episodes = [episode(f"e{i}", f"v{i}", 4.0 + 2 * i, 12.0 + 2 * i) for i in range(6)]
+    bundles = plan_bundles(plan_watches(episodes, {e.video: e.video for e in episodes}), 4)
+    assert len(bundles) > 2
+    result = measure(["", ""], bundles, partial(Synthetics, None, "tiny", 4))
+    assert result["episodes_that_said_the_same"] == result["episodes"] == 6
+    assert result["ratio"] == result["seconds_one"] / result["seconds_all"] and result["turns"] > 50
+    assert "first pass on all" in capsys.readouterr().out

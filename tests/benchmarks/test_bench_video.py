@@ -1,13 +1,17 @@
 """The bench of video: the same frames from every decoder, rows that differ in one thing, tables that hold what was measured."""
 
 import json
+import time
 
+import av
 import pytest
 from typer.testing import CliRunner
 
-from evostreaming.benchmarks import bench_video
-from evostreaming.benchmarks.bench_video import Row, line, make_file, markdown, rows, run
+from evostreaming.benchmarks import bench_video, bench_video_sweep
+from evostreaming.benchmarks.bench_video import Row, line, make_file, markdown, plain_pyav, rows, run, threaded
 from evostreaming.benchmarks.cli import app
+from evostreaming.benchmarks.subject import Subject
+from evostreaming.engine.gate import Gate
 from evostreaming.engine.video import probe
 
 
@@ -17,12 +21,27 @@ def test_rows_differ_from_the_base_row_in_one_thing():
     assert Row("h264", 720, 0.5, 8) in table and Row("h264", 720, None, 64) in table
 
 
-@pytest.mark.parametrize("codec", ["h264", "hevc", "vp9"])
+@pytest.mark.parametrize("codec", ["h264", "hevc", "vp9", "av1"])
 def test_a_generated_file_is_as_long_as_asked_for(tmp_path, codec, monkeypatch):
     monkeypatch.setattr(bench_video, "UNIT", 50)
     facts = probe(make_file(tmp_path, codec, 90, 6))
-    assert (facts["codec"].removeprefix("lib"), facts["width"], facts["height"], facts["fps"]) == (codec, 160, 90, 25.0)
+    assert (facts["codec"], facts["width"], facts["height"], facts["fps"]) == (codec, 160, 90, 25.0)
     assert facts["duration"] == pytest.approx(6, abs=0.05)
+
+
+def test_a_key_frame_stands_as_often_as_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_video, "UNIT", 50)
+    with av.open(str(make_file(tmp_path, "h264", 90, 6, gop=10))) as container:
+        keys = [number for number, packet in enumerate(container.demux(video=0)) if packet.is_keyframe]
+    assert keys == list(range(0, 150, 10))
+
+
+def test_a_reading_stops_when_its_time_is_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_video, "UNIT", 50)
+    path = make_file(tmp_path, "h264", 90, 6)
+    read = threaded(plain_pyav)
+    assert read([path] * 3, None, time.perf_counter() + 60) == 3 * 150
+    assert read([path] * 3, None, time.perf_counter()) == 3
 
 
 def test_every_decoder_delivers_the_same_number_of_frames(tmp_path, monkeypatch):
@@ -46,3 +65,16 @@ def test_the_command_measures_files_side_by_side(tmp_path, monkeypatch):
     ((folder, table),) = asked
     assert folder == tmp_path / "out" and table[0] == Row("h264", 720, None, 4) and {row.files for row in table} == {4, 64}
     assert {row.codec for row in table} == {"h264", "hevc", "vp9"} and {row.fps for row in table} == {None, 0.5, 1, 2}
+
+
+def test_a_sweep_over_generated_videos_counts_its_turns_and_what_it_waited(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_video, "UNIT", 50)
+    engine = Subject.load("tiny", device="cpu").engine(2048, 2, None)
+    engine.gate = Gate(threshold=1.0)
+    path = make_file(tmp_path, "h264", 90, 12, gop=50)
+    result = bench_video_sweep.measure(engine, path, streams=2, turns=6, bundles=2)
+    assert result["turns"] == 2 * 2 * 6 and 0 < result["waited"] < result["seconds"]
+    assert result["share"] == pytest.approx(result["waited"] / result["seconds"])
+    path.write_bytes(b"no video")
+    with pytest.raises(RuntimeError, match="not a video"):
+        bench_video_sweep.measure(engine, path, streams=2, turns=6, bundles=1)

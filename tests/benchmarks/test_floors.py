@@ -2,7 +2,7 @@
 
 import pytest
 
-from evostreaming.benchmarks.floors import Ceilings, Work, decoder_weights, floors, vision_weights
+from evostreaming.benchmarks.floors import Ceilings, Work, decoder_weights, floors, vision_parts, vision_weights
 from evostreaming.benchmarks.random_checkpoint import MODELS, read_config
 from evostreaming.engine.config import ModelConfig
 
@@ -48,3 +48,13 @@ def test_eight_bit_weights_halve_what_is_read_and_double_the_rate_of_matrices_bu
     config = ModelConfig.from_json(*read_config("qwen2.5-vl-7b"))
     wide, narrow = (floors(config, Work(1, 8192, 256, (448, 448), 2, weight), H200)["prefill"]["floor_ms"] for weight in (2, 1))
     assert wide - narrow == pytest.approx(4.23 / 2, abs=0.01)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_eight_bit_weights_halve_the_products_of_a_tower_but_for_those_behind_attention(name):
+    vision = ModelConfig.from_json(*read_config(name)).vision
+    parts = [vision_parts(vision, Work(1, 8192, 256, (448, 448), 2, weight)) for weight in (2, 1)]
+    layer = vision.hidden * (3 * vision.hidden + (3 if vision.tower == "qwen2_5_vl" else 2) * vision.intermediate)
+    assert parts[0]["matrices"].bytes == 2 * parts[1]["matrices"].bytes == 2 * vision.layers * layer
+    assert parts[0]["matrices"].floor(H200) == pytest.approx(2 * parts[1]["matrices"].floor(H200, quantized=True))
+    assert parts[0]["rest"] == parts[1]["rest"]

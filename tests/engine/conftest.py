@@ -1,10 +1,16 @@
-"""Films whose pictures say their number, for the tests of video."""
+"""Films whose pictures say their number and a reader that counts, for the tests of video; engines that talk, for submitted frames."""
 
+import threading
+import time
 from fractions import Fraction
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+
+from evostreaming.engine.gate import Gate
+from evostreaming.engine.video_source import Picture
 
 BITS = 8
 
@@ -70,3 +76,48 @@ def changing(tmp_path):
                 packet.stream = stream
                 container.mux(packet)
     return path
+
+
+@pytest.fixture
+def make_talker(make_engine, golden):
+    """make_talker(**options) -> an engine that replies on a stream's first frame and on every third behind a reply; closed in the end."""
+    made = []
+
+    def make(**options):
+        made.append(make_engine(golden("qwen2_5_vl"), **({"gate": Gate("softmax", 0.0, refractory=2)} | options)))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        engine.close()
+
+
+class Counted:
+    """A reader of ten pictures a second that counts how far it was pulled; it may fail at the end."""
+
+    codec, width, height, rotation, fps, frames = "none", 4, 4, 0, 10.0, None
+
+    def __init__(self, length=1000, error=None, live=False, pause=0.0):
+        self.source, self.length, self.duration = f"counted {length}", length, length / 10
+        self.error, self.live, self.pause = error, live, pause
+        self.pulled, self.closed, self.stopped = 0, False, threading.Event()
+
+    def pictures(self, start, end, rate=None):
+        try:
+            for i in range(self.length):
+                self.pulled += 1
+                time.sleep(self.pause)
+                yield Picture(Fraction(i, 10), i, lambda i=i: torch.full((4, 4, 3), i % 256, dtype=torch.uint8))
+            if self.error:
+                raise self.error
+        finally:
+            self.stopped.set()
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture(scope="session")
+def counted():
+    """counted(length, error, live, pause) -> a reader without a file."""
+    return Counted

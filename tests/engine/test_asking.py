@@ -43,6 +43,34 @@ def test_choices_weigh_the_logits_of_their_first_tokens(watched, noise):
     assert engine.choose(stream, "Which?", ["A", "B"]) == pytest.approx(expected.tolist(), abs=1e-6)
 
 
+def test_likelihoods_are_those_of_reading_the_reply_word_by_word(watched):
+    engine, (stream, *_) = watched
+    before, free, turn = list(stream.context.tokens), engine.cache.free, engine.dialogue.turn
+    told = engine.generate(stream, "What is there?", 4)
+    replies = [told, told + "xy", "A", "quite something else", "B"]  # more than one batch of them
+    pairs = engine.likelihoods(stream, "What is there?", replies)
+    assert [greedy for _, greedy in pairs][:2] == [True, False]
+    from evostreaming.engine.asking import asked
+
+    for reply, (loss, greedy) in zip(replies, pairs):
+        ids, spent, likeliest = turn.encode(reply), [], []
+        for index, token in enumerate(ids):
+            with torch.no_grad(), asked(engine, [stream], ["What is there?"], [ids[: index + 1]]) as (_, rows):
+                logits = engine.forward.logits(rows[-1:])[0]
+            spent.append(-logits.log_softmax(-1)[token].item())
+            likeliest.append(logits.argmax().item() == token)
+        assert loss == pytest.approx(sum(spent) / len(spent), abs=1e-5) and greedy == all(likeliest)
+    assert list(stream.context.tokens) == before and engine.cache.free == free
+
+
+def test_replies_without_a_likelihood_are_refused(watched):
+    engine, (stream, *_) = watched
+    assert engine.likelihoods(stream, "Well?", []) == []
+    for replies, message in ((["yes", ""], "empty reply"), ([3], "is text")):
+        with pytest.raises(ArgumentError, match=message):
+            engine.likelihoods(stream, "Well?", replies)
+
+
 def test_sampling_follows_its_seed_and_differs_from_the_most_likely_words(watched):
     engine, streams = watched
     prompts = ["What is there?"] * 3

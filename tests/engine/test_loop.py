@@ -1,18 +1,10 @@
 """Submitted frames become the Steps that stepping gives, batched, between the tokens of replies; an error stays with its stream."""
 
-import gc
-import subprocess
-import sys
-import threading
-import weakref
-from concurrent.futures import CancelledError
-
 import numpy as np
 import pytest
 import torch
 
-from evostreaming.engine import loop
-from evostreaming.engine.errors import EngineBusy, FrameError, OutOfPages, StreamClosed
+from evostreaming.engine.errors import FrameError, OutOfPages
 from evostreaming.engine.gate import Gate
 
 SOON = 60  # seconds; nothing here takes one
@@ -21,20 +13,6 @@ SOON = 60  # seconds; nothing here takes one
 @pytest.fixture
 def data(golden):
     return golden("qwen2_5_vl")
-
-
-@pytest.fixture
-def make(make_engine, data):
-    """make(**options) -> an engine that replies on a stream's first frame and on every third behind a reply; closed in the end."""
-    made = []
-
-    def make(**options):
-        made.append(make_engine(data, **({"gate": Gate("softmax", 0.0, refractory=2)} | options)))
-        return made[-1]
-
-    yield make
-    for engine in made:
-        engine.close()
 
 
 def passes_of(engine, monkeypatch):
@@ -80,8 +58,8 @@ def watch(engine, data, show):
     return streams, shown
 
 
-def test_submitted_frames_give_the_steps_of_stepping(make, data, monkeypatch):
-    engine = make(max_streams=6, max_reply=9)
+def test_submitted_frames_give_the_steps_of_stepping(make_talker, data, monkeypatch):
+    engine = make_talker(max_streams=6, max_reply=9)
     said, replied = [], engine.dialogue.replied
     with monkeypatch.context() as patch:
         patch.setattr(engine.dialogue, "replied", lambda stream, ids, *rest: (said.append(ids), replied(stream, ids, *rest)))
@@ -98,8 +76,8 @@ def test_submitted_frames_give_the_steps_of_stepping(make, data, monkeypatch):
         assert state(looped[index]) == state(stepped[index])
 
 
-def test_what_waits_is_one_batch_and_replies_let_other_streams_pass(make, data, monkeypatch):
-    engine = make()
+def test_what_waits_is_one_batch_and_replies_let_other_streams_pass(make_talker, data, monkeypatch):
+    engine = make_talker()
     with engine.open() as speaker, engine.open() as silent:
         engine.step(data.frame(0), silent)  # it has spoken; its next two turns are silent
         passes, order = passes_of(engine, monkeypatch), []
@@ -116,8 +94,8 @@ def test_what_waits_is_one_batch_and_replies_let_other_streams_pass(make, data, 
     assert len(passes) == 2 + tokens - 1
 
 
-def test_replies_are_decoded_together(make, data, monkeypatch):
-    engine = make()
+def test_replies_are_decoded_together(make_talker, data, monkeypatch):
+    engine = make_talker()
     streams = [engine.open() for _ in range(3)]
     passes = passes_of(engine, monkeypatch)
     with engine._exclusive():
@@ -126,8 +104,8 @@ def test_replies_are_decoded_together(make, data, monkeypatch):
     assert [len(sizes) for sizes in passes] == [3] * 6 and passes[1:] == [[1, 1, 1]] * 5
 
 
-def test_a_question_rides_with_the_next_submitted_frame(make, data):
-    engine = make()
+def test_a_question_rides_with_the_next_submitted_frame(make_talker, data):
+    engine = make_talker()
     with engine.open() as stream, engine.open() as witness:
         with engine._exclusive():
             futures = [engine.submit(data.frame(0), stream)]
@@ -144,8 +122,8 @@ def test_a_question_rides_with_the_next_submitted_frame(make, data):
         assert stream.context.tokens == witness.context.tokens
 
 
-def test_an_error_lands_in_the_future_of_its_stream(make, data, monkeypatch):
-    engine = make()
+def test_an_error_lands_in_the_future_of_its_stream(make_talker, data, monkeypatch):
+    engine = make_talker()
     rows = engine.frames.patches
     monkeypatch.setattr(engine.frames, "patches", lambda frame, size: rows(frame, size) * (float("nan") if frame.sum() == 0 else 1))
     with engine.open(query="q", logits=True) as good, engine.open(query="q", logits=True) as bad, engine.open(logits=True) as witness:
@@ -164,8 +142,8 @@ def test_an_error_lands_in_the_future_of_its_stream(make, data, monkeypatch):
         same([engine.submit(data.frame(0), bad).result(SOON)], [expected], data.scale)
 
 
-def test_no_pages_for_one_reply_leaves_the_others_whole(make, data, monkeypatch):
-    engine = make()
+def test_no_pages_for_one_reply_leaves_the_others_whole(make_talker, data, monkeypatch):
+    engine = make_talker()
     with engine.open(logits=True) as good, engine.open(logits=True) as poor, engine.open(logits=True) as witness:
         expected, before = engine.step(data.frame(0), witness), state(poor)
         extend, asked = poor.context.table.extend, []
@@ -187,91 +165,8 @@ def test_no_pages_for_one_reply_leaves_the_others_whole(make, data, monkeypatch)
         same([engine.submit(data.frame(0), poor).result(SOON)], [expected], data.scale)
 
 
-def test_a_stream_closed_first_says_so_and_gives_its_pages_back(make, data):
-    engine = make()
-    free = engine.cache.free
-    with engine.open() as other:
-        stream = engine.open()
-        with engine._exclusive():
-            futures = [engine.submit(data.frame(index), stream) for index in range(3)]
-            kept = engine.submit(data.frame(0), other)
-            stream.close()
-        for future in futures:
-            with pytest.raises(StreamClosed):
-                future.result(SOON)
-        with pytest.raises(StreamClosed):
-            engine.submit(data.frame(0), stream)
-        assert kept.result(SOON).speak
-    assert engine.cache.free == free
-
-
-def test_a_stream_may_be_closed_in_the_middle_of_its_reply(make, data, monkeypatch):
-    engine = make(max_reply=64)
-    free, stream = engine.cache.free, engine.open()
-    begun, advance = threading.Event(), loop.advance
-    monkeypatch.setattr(loop, "advance", lambda *args: (begun.set(), advance(*args)))
-    with engine.open() as other:
-        futures = [engine.submit(data.frame(0), each) for each in (stream, other)]
-        assert begun.wait(SOON)
-        with engine._exclusive():
-            assert not futures[0].done()
-            stream.close()
-        with pytest.raises(StreamClosed):
-            futures[0].result(SOON)
-        assert futures[1].result(SOON).tokens == 64
-    assert engine.cache.free == free
-
-
-def test_a_canceled_frame_is_not_shown_and_its_question_goes_on(make, data):
-    engine = make()
-    with engine.open() as stream, engine.open(query="Where?") as witness:
-        with engine._exclusive():
-            stream.ask("Where?")
-            canceled, shown = engine.submit(data.frame(0), stream), engine.submit(data.frame(1), stream)
-            assert canceled.cancel()
-        assert shown.result(SOON).index == 0
-        engine.step(data.frame(1), witness)
-        assert stream.context.tokens == witness.context.tokens
-
-
-def test_calls_from_other_threads_take_their_turn_and_a_busy_stream_refuses_them(make, data):
-    engine = make()
-    with engine.open() as busy, engine.open() as free:
-        with engine._exclusive():
-            futures = [engine.submit(data.frame(index), busy) for index in range(3)]
-            for call in (lambda: engine.step(data.frame(0), busy), busy.fork, lambda: engine.generate(busy, "What?")):
-                with pytest.raises(EngineBusy, match="under way"):
-                    call()
-        steps = [engine.step(data.frame(index), free) for index in range(3)]
-        assert [step.text for step in steps] == [future.result(SOON).text for future in futures]
-        assert engine.step(data.frame(3), busy).index == 3
-
-
-def test_a_stream_has_a_bounded_number_of_frames_under_way(make, data):
-    engine = make()
-    stream = engine.open()
-    refused = threading.Event()
-
-    def one_more(_):
-        try:
-            for _ in range(loop.WAITING):
-                engine.submit(data.frame(0), stream)
-        except EngineBusy:
-            refused.set()
-
-    with engine._exclusive():
-        futures = [engine.submit(data.frame(index), stream) for index in range(loop.WAITING)]
-        futures[0].add_done_callback(one_more)
-        blocked = threading.Thread(target=engine.submit, args=(data.frame(0), stream))
-        blocked.start()
-        blocked.join(0.2)
-        assert blocked.is_alive() and len(engine._loop.waiting[stream]) == loop.WAITING
-    blocked.join(SOON)
-    assert not blocked.is_alive() and refused.wait(SOON), "waiting there would be waiting for oneself"
-
-
-def test_the_caller_may_reuse_its_buffer(make, data):
-    engine = make()
+def test_the_caller_may_reuse_its_buffer(make_talker, data):
+    engine = make_talker()
     with engine.open() as stream, engine.open() as witness:
         buffer = data.frame(0).numpy().copy()
         with engine._exclusive():
@@ -280,8 +175,8 @@ def test_the_caller_may_reuse_its_buffer(make, data):
         assert future.result(SOON).probability == pytest.approx(engine.step(data.frame(0), witness).probability, abs=1e-6)
 
 
-def test_latency_counts_every_token_of_the_reply(make, data):
-    engine = make()
+def test_latency_counts_every_token_of_the_reply(make_talker, data):
+    engine = make_talker()
     with engine.open() as stream:
         spoken, silent = engine.submit(data.frame(0), stream).result(SOON), engine.submit(data.frame(1), stream).result(SOON)
     for step in (spoken, silent):
@@ -290,64 +185,9 @@ def test_latency_counts_every_token_of_the_reply(make, data):
     assert spoken.tokens == 6 and spoken.latency.reply > 5 * silent.latency.reply
 
 
-def test_close_cancels_what_waits_and_another_stream_begins_anew(make, data):
-    engine = make()
-    free = engine.cache.free
-    stream = engine.open()
-
-    def leave():
-        with engine:
-            pass
-
-    with engine._exclusive():
-        futures = [engine.submit(data.frame(index), stream) for index in range(3)]
-        thread, leaving = engine._loop.thread, threading.Thread(target=leave)
-        leaving.start()
-        for future in futures:
-            with pytest.raises(CancelledError):
-                future.result(SOON)
-    leaving.join(SOON)
-    assert stream.closed and engine.cache.free == free and not thread.is_alive() and engine._loop.thread is None
-    assert engine.submit(data.frame(0), engine.open()).result(SOON).index == 0
-
-
-def test_there_is_no_thread_without_a_submitted_frame_nor_long_after_it(make_engine, data, monkeypatch):
-    monkeypatch.setattr(loop, "LINGER", 0.01)
-    engine = make_engine(data)
-    stream = engine.open()
-    engine.step(data.frame(0), stream)
-    assert engine._loop.thread is None
-    with engine._exclusive():
-        future = engine.submit(data.frame(0), stream)
-        thread = engine._loop.thread
-    assert future.result(SOON).index == 1
-    thread.join(SOON)
-    assert not thread.is_alive() and engine._loop not in loop.RUNNING
-    gone = weakref.ref(engine)
-    stream.close()
-    del engine, stream, future
-    gc.collect()
-    assert gone() is None, "an engine that nobody uses stays in memory"
-
-
-def test_the_program_ends_while_frames_wait(data):
-    program = f"""
-from evostreaming.engine.engine import Engine
-from evostreaming.engine.gate import Gate
-import numpy
-engine = Engine.from_pretrained({str(data.checkpoint)!r}, device="cpu", max_streams=1, gate=Gate("softmax", 0.0), max_reply=4000)
-stream = engine.open()
-for _ in range(3):
-    engine.submit(numpy.zeros((56, 56, 3), numpy.uint8), stream)
-raise KeyboardInterrupt
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=SOON)
-    assert done.stderr.rstrip().endswith("KeyboardInterrupt") and done.returncode in (1, 130, -2), done.stderr
-
-
 @pytest.mark.gpu
-def test_on_a_gpu_submitted_frames_equal_stepped_ones(make, data):
-    engine = make(device="cuda", dtype="bfloat16", max_streams=6, gate=Gate("greedy", refractory=100))
+def test_on_a_gpu_submitted_frames_equal_stepped_ones(make_talker, data):
+    engine = make_talker(device="cuda", dtype="bfloat16", max_streams=6, gate=Gate("greedy", refractory=100))
     frames = [data.frame(index) for index in range(3)]
     kinds = (lambda frame: frame.numpy(), lambda frame: frame.pin_memory(), lambda frame: frame.cuda())
     for kind in kinds:

@@ -1,37 +1,73 @@
-"""fp8 for the decoder's products: what is quantized, what it costs, and what is refused."""
+"""fp8 for the products of decoder and tower: what is quantized, what it costs, and what is refused."""
 
 import copy
+import weakref
+from dataclasses import replace
 
 import pytest
 import torch
 
-from evostreaming.engine.checkpoint import load_model
+from evostreaming.engine import checkpoint, decoder
+from evostreaming.engine.checkpoint import load_model, random_model
 from evostreaming.engine.config import ModelConfig
 from evostreaming.engine.errors import ArgumentError
 from evostreaming.engine.locate import locate
-from evostreaming.engine.quantization import check_quantization, quantize_decoder
-from evostreaming.kernels.quantize import FP8
+from evostreaming.engine.quantization import MULTIPLE, check_quantization, quantize_model
+from evostreaming.engine.vision import linear as tower_linear
+from evostreaming.kernels.gemm import quantize_weight
+from evostreaming.kernels.product import Product
+from evostreaming.kernels.quantize import FP8, Quantized
+
+PRODUCTS = {"qkv", "o", "gate_up", "down", "attention.qkv", "fc1", "fc2"}
 
 
-@pytest.fixture
-def decoder(golden):
-    """A golden decoder of its own, in float32."""
-    return copy.deepcopy(golden("qwen2_5_vl").model.decoder)
+@pytest.fixture(params=["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl3_5", "minicpm_v_4_5"])
+def model(golden, request):
+    """A model of that family with random weights in float32, whose tower has sizes that fp8 takes."""
+    config = golden(request.param).config
+    heads = config.vision.heads
+    vision = replace(config.vision, hidden=32 * heads, intermediate=160)
+    return random_model(replace(config, vision=vision))
 
 
-def test_the_layers_products_are_in_fp8_and_nothing_else(decoder):
-    quantize_decoder(decoder)
-    quantized = {name for name, parameter in decoder.named_parameters() if parameter.dtype == FP8}
-    products = {f"layers.{index}.{name}.weight" for index in range(len(decoder.layers)) for name in ("qkv", "o", "gate_up", "down")}
-    assert quantized == products
+def test_the_products_of_layers_and_blocks_are_in_fp8_and_nothing_else(model):
+    quantize_model(model)
+    for part, runs in ((model.decoder, "layers"), (model.tower, "blocks")):
+        parts = [name for name, parameter in part.named_parameters() if parameter.dtype == FP8]
+        assert len(parts) == (4 if runs == "layers" else 3) * len(getattr(part, runs))
+        assert {name.split(".", 2)[2] for name in parts} <= {f"{name}.weight" for name in PRODUCTS}
+        assert all(name.startswith(runs) for name in parts)
 
 
-def test_every_weight_row_is_within_a_rounding_of_what_it_was(decoder):
-    before = decoder.layers[0].down.weight.clone()
-    quantize_decoder(decoder)
-    down = decoder.layers[0].down
+def test_a_tower_in_fp8_sees_nearly_what_it_saw(model):
+    """A wrong scale or a bias left out anywhere is off by far more than the roundings of a tower of two or three blocks."""
+    grids = [(8, 10), (4, 6)]
+    rows = torch.randn(sum(gh * gw for gh, gw in grids), 3 * model.tower.config.patch**2, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = model.tower(rows, grids)
+        quantize_model(model)
+        after = model.tower(rows, grids)
+    for got, truth in zip(after, before):
+        if truth is not None:
+            assert 1e-4 < ((got - truth).norm() / truth.norm()).item() < 0.15
+
+
+def test_a_block_of_odd_sizes_keeps_what_does_not_fit(golden):
+    model = copy.deepcopy(golden("qwen3_vl").model)
+    quantize_model(model)
+    block = model.tower.blocks[0]
+    for linear in (block.attention.qkv, block.fc1, block.fc2):
+        assert linear.fp8 == (not any(side % MULTIPLE for side in linear.weight.shape))
+
+
+def test_every_weight_row_is_within_a_rounding_of_what_it_was(golden):
+    model = copy.deepcopy(golden("qwen2_5_vl").model)
+    before = model.decoder.layers[0].down.weight.clone()
+    quantize_model(model)
+    down = model.decoder.layers[0].down
     error = (down.weight.float() * down.scales[:, None] - before).abs()
     assert (error <= before.abs() / 16 + down.scales[:, None] * 2**-9).all()
+    assert down.short_scales.dtype == torch.bfloat16 and torch.equal(down.short_scales.float(), down.scales)
 
 
 def test_decisions_stay_near_those_of_the_unquantized_model(make_engine, golden):
@@ -44,10 +80,30 @@ def test_decisions_stay_near_those_of_the_unquantized_model(make_engine, golden)
             return torch.stack([engine.step(data.frame(index), stream, force=False).logits for index in range(3)])
 
     truth = watch()
-    quantize_decoder(engine.model.decoder)
+    quantize_model(engine.model)
     logits = watch()
     distance = ((logits - truth).norm() / truth.norm()).item()
     assert 1e-4 < distance < 0.2, distance
+
+
+def test_few_tokens_meet_weights_in_fp8_without_a_rounding_of_their_own(golden, make_engine):
+    engine = make_engine(golden("qwen2_5_vl"))
+    quantize_model(engine.model)
+    rows = []
+    for layer in engine.model.decoder.layers:
+        layer.down.register_forward_hook(lambda module, inputs, out: rows.append((inputs[0], out)))
+    with engine.open() as stream:
+        engine.step(golden("qwen2_5_vl").frame(0), stream, force=False)
+    wide, out = rows[0]
+    assert isinstance(wide, Quantized) and isinstance(out, Product), "a frame's tokens are quantized"
+    del rows[:]
+    down = engine.model.decoder.layers[0].down
+    x = torch.randn(8, down.weight.shape[1], generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(down(x), x @ (down.weight.float() * down.scales[:, None]).t(), atol=1e-5)
+    with engine.open() as stream:
+        stream.ask("Well?")
+        engine.step(golden("qwen2_5_vl").frame(0), stream, force="Yes it is.")
+    assert any(isinstance(x, torch.Tensor) and len(x) <= 8 for x, _ in rows), "a few tokens are not"
 
 
 @pytest.mark.parametrize(
@@ -88,6 +144,22 @@ def test_an_engine_in_fp8_answers_as_one_in_bfloat16_with_graphs(make_engine, no
             logits.append(torch.stack([engine.step(frame, stream, force=False).logits for frame in noise(8)]))
     distance = ((logits[0] - logits[1]).norm() / logits[0].norm()).item()
     assert 1e-4 < distance < 0.1, distance
+
+
+def test_loading_in_fp8_frees_each_weight_before_the_next(monkeypatch):
+    seen, alive = [], []
+    monkeypatch.setattr(checkpoint, "check_quantization", lambda *_: None)
+
+    def watched(weight):
+        alive.append(sum(earlier() is not None for earlier in seen))
+        seen.append(weakref.ref(weight))
+        return quantize_weight(weight)
+
+    for room in (decoder, tower_linear):
+        monkeypatch.setattr(room, "quantize_weight", watched)
+    directory = locate("tiny")
+    load_model(directory, ModelConfig.from_directory(directory), quantization="fp8")
+    assert len(alive) > 20 and not any(alive)
 
 
 @pytest.mark.gpu

@@ -2,6 +2,7 @@
 
 import bisect
 import json
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from evostreaming.engine.errors import VideoError
 from evostreaming.engine.video import open_source, probe
 
-CLIPS = Path(__file__).parents[2] / ".." / "shared" / "data" / "video"
+CLIPS = Path(os.environ.get("EVOSTREAMING_SHARED") or Path(__file__).parents[2] / ".." / "shared") / "data" / "video"
 pytestmark = pytest.mark.skipif(not (CLIPS / "index.json").exists(), reason="the clips are not beside this checkout (../shared/data/video)")
 NAMES = [
     "people_one_by_one.mp4",

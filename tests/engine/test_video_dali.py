@@ -2,11 +2,15 @@
 
 import io
 import os
+import threading
 import warnings
+from collections import Counter
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 import torch
 
@@ -15,8 +19,9 @@ from evostreaming.engine.errors import ArgumentError, VideoError
 from evostreaming.engine.video import FrameSource, open_source, where_decoded
 from evostreaming.engine.video_dali import DaliFile, refusal
 from evostreaming.engine.video_file import VideoFile
+from evostreaming.engine.video_pool import DecodePool
 
-CLIPS = Path(__file__).parents[2] / ".." / "shared" / "data" / "video"
+CLIPS = Path(os.environ.get("EVOSTREAMING_SHARED") or Path(__file__).parents[2] / ".." / "shared") / "data" / "video"
 NAMES = sorted(p for p in os.listdir(CLIPS) if p.endswith(("mp4", "webm", "avi"))) if CLIPS.exists() else []
 CPU = torch.device("cpu")
 needs_dali = pytest.mark.skipif(not video_dali.installed(), reason="DALI is not installed")
@@ -35,12 +40,12 @@ class Double:
     def apart(self, function, *arguments):
         return function(*arguments)
 
-    def frames(self, data, count):
+    def sequences(self, data, count):
         Double.files += 1
         with av.open(io.BytesIO(data)) as container:
             frames = [torch.from_numpy(frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
         assert len(frames) == count, "every picture of the file is one that was sent"
-        yield from frames
+        yield from torch.stack(frames).split(video_dali.SEQUENCE)
 
 
 @pytest.fixture
@@ -67,10 +72,26 @@ def test_small_files_hold_what_the_ticks_of_a_clip_need(name, chunk, double, mon
     assert double.files >= (3 if chunk > 1 << 20 else 4)
 
 
+def test_a_stretch_without_a_key_frame_that_memory_may_not_hold_goes_to_pyav(tmp_path, film, double, monkeypatch):
+    monkeypatch.setattr(video_dali, "MOST_BYTES", 2000)
+    path = film.write(tmp_path / "clip.mp4", [film.picture(i) for i in range(1, 61)], options={"g": "250"})
+    with pytest.warns(UserWarning, match="a video is decoded on the CPU: 0 MB of it are without a key frame"):
+        frames = read(DaliFile(VideoFile(path), CPU), None)
+    assert [film.number(f.pixels) for f in frames] == list(range(1, 61)) and not double.files
+
+
+def test_a_plan_that_needs_little_of_a_file_can_be_left_to_pyav(tmp_path, film, double):
+    path = film.write(tmp_path / "clip.mp4", [film.picture(i) for i in range(1, 91)], options={"g": "30", "x264-params": "scenecut=0"})
+    for least, files in ((0.03, 1), (0.04, 0)):  # three pictures of ninety are 0.033
+        double.files, file = 0, VideoFile(path)
+        assert [film.number(f.pixels) for f in read(DaliFile(file, CPU, least), 1)] == [1, 31, 61]
+        assert (double.files, file.decoded) == (files, 3)
+
+
 def test_black_that_is_none_sends_the_rest_to_pyav(tmp_path, film, double, monkeypatch):
     path = film.write(tmp_path / "clip.mp4", [film.picture(i) for i in range(1, 91)], options={"g": "30"})
-    whole = Double.frames
-    monkeypatch.setattr(Double, "frames", lambda *a: (f if i < 40 else torch.zeros_like(f) for i, f in enumerate(whole(*a))))
+    whole = Double.sequences
+    monkeypatch.setattr(Double, "sequences", lambda *a: (f if i < 5 else torch.zeros_like(f) for i, f in enumerate(whole(*a))))
     assert [film.number(f.pixels) for f in read(DaliFile(VideoFile(path), CPU), 10)] == list(range(1, 91, 3))
 
 
@@ -90,21 +111,54 @@ def test_a_pipeline_that_fails_is_dropped_and_pyav_goes_on(tmp_path, film, monke
         def apart(self, function, *arguments):
             return function(*arguments)
 
-        def frames(self, data, count):
+        def sequences(self, data, count):
             with av.open(io.BytesIO(data)) as container:
                 for frame, _ in zip(container.decode(video=0), range(25)):
-                    yield torch.from_numpy(frame.to_ndarray(format="rgb24"))
+                    yield torch.from_numpy(frame.to_ndarray(format="rgb24"))[None]
             raise RuntimeError("Critical error in pipeline:\nencountered:\n\nno more sessions\nPipeline is no longer valid.")
 
     made, broken = [], Broken
     broken.lent = classmethod(video_dali._Pipeline.lent.__func__)
-    broken._idle, broken._lock = {}, video_dali._Pipeline._lock
+    broken._idle, broken._lent, broken._lock = {}, Counter(), threading.Lock()
     monkeypatch.setattr(video_dali, "_Pipeline", broken)
     path = film.write(tmp_path / "clip.mp4", [film.picture(i) for i in range(60)], options={"g": "30", "bf": "0"})
     with pytest.warns(UserWarning, match="DALI gave up on a video.*no more sessions"):
         frames = read(DaliFile(VideoFile(path), CPU), None)
     assert [(film.number(f.pixels), f.index) for f in frames] == [(i, i) for i in range(60)]
-    assert len(made) == 1 and not broken._idle["cpu"]
+    assert len(made) == 1 and not broken._idle["cpu"] and not broken._lent["cpu"]
+
+
+def test_files_beyond_the_sessions_of_the_decoder_go_to_pyav(tmp_path, film, monkeypatch):
+    class Session(Double):
+        alive = 0
+        lent = classmethod(video_dali._Pipeline.lent.__func__)
+        _idle, _lent, _lock = {}, Counter(), threading.Lock()
+
+        def __init__(self, device):
+            if Session.alive == 2:
+                raise RuntimeError("no more sessions")
+            Session.alive += 1
+
+    monkeypatch.setattr(video_dali, "_Pipeline", Session)
+    path = film.write(tmp_path / "clip.mp4", [film.picture(i) for i in range(1, 61)], options={"g": "30"})
+    for most, message in ((2, "2 videos are being decoded by DALI on cpu"), (3, "DALI gave up on a video.*no more sessions")):
+        monkeypatch.setattr(video_dali, "MOST", most)
+        with pytest.warns(UserWarning, match=message), DecodePool(workers=2) as pool:
+            sources = [FrameSource(DaliFile(VideoFile(path), CPU), None, queue=1, pool=pool) for _ in range(5)]
+            first = [next(source) for source in sources]
+            for source, frame in zip(sources, first):
+                assert [film.number(f.pixels) for f in (frame, *source)] == list(range(1, 61))
+        assert Session.alive == len(Session._idle["cpu"]) == 2 and not Session._lent["cpu"]
+
+
+def test_a_file_deleted_between_index_and_decoding_is_one_error(tmp_path, film, double, monkeypatch):
+    path = film.write(tmp_path / "gone.mp4", [film.picture(i) for i in range(30)])
+    file = VideoFile(path)
+    plan = file.plan(Fraction(0), None, None)
+    monkeypatch.setattr(file, "plan", lambda *_: plan)
+    path.unlink()
+    with FrameSource(DaliFile(file, CPU), None) as source, pytest.raises(VideoError, match="cannot be opened, No such file"):
+        next(source)
 
 
 @pytest.mark.skipif(not NAMES, reason="the clips are not beside this checkout")
@@ -186,6 +240,19 @@ def test_dali_on_the_cpu_shows_what_pyav_shows(fps):
         assert a[1:] == b[1:] and (a.pixels.float() - b.pixels.float()).abs().mean() < 1
 
 
+def on_the_gpu(path, fps=None, decoder="dali", **options):
+    """Frames decoded there; a warning, which is how a fallback is told, is an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with open_source(path, fps, decoder=decoder, device="cuda", **options) as source:
+            return list(source)
+
+
+def apart(a, b):
+    """Mean difference of two frames in gray levels, wherever they are."""
+    return (a.pixels.cpu().float() - b.pixels.cpu().float()).abs().mean().item()
+
+
 @needs_dali
 @pytest.mark.gpu
 @pytest.mark.parametrize("fps", [0.5, 7])
@@ -194,9 +261,104 @@ def test_dali_on_the_gpu_shows_what_pyav_shows(name, fps):
     file = VideoFile(CLIPS / name)
     if reason := refusal(file, torch.device("cuda", 0)):
         pytest.skip(reason)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with open_source(CLIPS / name, fps, end=20, decoder="dali", device="cuda") as source:
-            frames = list(source)
+    frames = on_the_gpu(CLIPS / name, fps, end=20)
     for a, b in zip(frames, read(VideoFile(CLIPS / name), fps, end=20), strict=True):
-        assert a[1:] == b[1:] and a.pixels.is_cuda and (a.pixels.cpu().float() - b.pixels.float()).abs().mean() < 2
+        assert a[1:] == b[1:] and a.pixels.is_cuda and apart(a, b) < 2
+
+
+@needs_dali
+@pytest.mark.gpu
+@pytest.mark.parametrize("codec, suffix, options", [
+    ("libx264", "mp4", {"bf": "3", "g": "12"}),
+    ("libx264", "mkv", {"bf": "3", "g": "12", "x264-params": "open-gop=1"}),
+    ("libx264", "ts", {"bf": "2", "g": "12"}),
+    ("libx265", "mp4", {"x265-params": "bframes=4:keyint=12:open-gop=1:log-level=none"}),
+    ("libvpx-vp9", "webm", {"deadline": "realtime", "cpu-used": "8"}),
+])  # fmt: skip
+def test_on_the_gpu_every_picture_stands_at_its_time(codec, suffix, options, tmp_path, film):
+    pictures = [film.picture(i, 320, 192) for i in range(70)]
+    path = film.write(tmp_path / f"clip.{suffix}", pictures, codec=codec, options=options)
+    for fps, step in ((None, 1), (10, 3), (1, 30)):
+        frames = on_the_gpu(path, fps)
+        assert [film.number(f.pixels) for f in frames] == [f.index for f in frames] == list(range(0, 70, step))
+
+
+@needs_dali
+@pytest.mark.gpu
+def test_on_the_gpu_times_of_a_variable_rate_and_turned_pictures_are_kept(tmp_path, film):
+    pts = [0, 99, 100, 101, 1999, 2000, 2001, 5999, 6000, 6001]
+    pictures = [film.picture(17 * i, 320, 192) for i in range(len(pts))]
+    path = film.write(tmp_path / "vfr.mp4", pictures, pts, time_base=Fraction(1, 1000), options={"bf": "2"}, turn=(180, False, False))
+    for fps in (None, 0.5, 10):
+        frames, wanted = on_the_gpu(path, fps), read(VideoFile(path), fps)
+        for a, b in zip(frames, wanted, strict=True):
+            assert a[1:] == b[1:] and film.number(a.pixels) == film.number(b.pixels) and apart(a, b) < 2
+
+
+@needs_dali
+@pytest.mark.gpu
+def test_pictures_too_small_and_too_large_for_the_gpu_and_changing_ones_are_decoded_on_the_cpu(tmp_path, film, changing):
+    small = film.write(tmp_path / "small.mp4", [film.picture(i, 16, 16) for i in (1, 129)])
+    large = film.write(tmp_path / "8k.mp4", [film.picture(i, 7680, 4320) for i in (1, 129)], options={"preset": "ultrafast"})
+    for path in (small, large):
+        with pytest.warns(UserWarning, match="a video is decoded on the CPU: its size is"), open_source(path, device="cuda") as source:
+            assert [film.number(f.pixels) for f in source] == [1, 129]
+        with pytest.raises(VideoError, match="cannot be decoded by DALI on cuda:0: its size is"):
+            open_source(path, decoder="dali", device="cuda")
+    if refusal(VideoFile(changing), torch.device("cuda", 0)) is None:
+        assert [film.number(f.pixels) for f in on_the_gpu(changing)] == list(range(20))
+
+
+@needs_dali
+@pytest.mark.gpu
+@pytest.mark.skipif(not NAMES, reason="the clips are not beside this checkout")
+def test_on_the_gpu_each_broken_file_costs_only_itself(tmp_path, film):
+    good = film.write(tmp_path / "good.mp4", [film.picture(i, 320, 192) for i in range(60)])
+    bad = sorted((CLIPS / "bad").iterdir())
+    paths = [good, *bad, good]
+    with DecodePool(workers=4) as pool:
+        ended, frames = {}, {}
+        for row in pool.rounds([{"source": path, "fps": 2, "device": "cuda"} for path in paths], streams=4):
+            for number, frame in row:
+                if frame is None or isinstance(frame, VideoError):
+                    ended[number] = frame
+                else:
+                    frames.setdefault(number, []).append(frame)
+    assert [f.index for f in frames[0]] == [f.index for f in frames[len(bad) + 1]] == [0, 15, 30, 45]
+    assert ended[0] is None and ended[len(bad) + 1] is None
+    # What is damaged inside its packets may be decoded without a word; what is no video or cut off may not.
+    told = {path.name for number, path in enumerate(bad, 1) if isinstance(ended[number], VideoError)}
+    assert told - {"corrupted_middle.mp4"} == {path.name for path in bad} - {"corrupted_middle.mp4", "one_frame.mp4"}
+
+
+@needs_dali
+@pytest.mark.gpu
+def test_on_the_gpu_a_deleted_file_is_read_to_its_end_and_more_files_than_engines_all_are(tmp_path, film):
+    path = film.write(tmp_path / "clip.mp4", [film.picture(i, 320, 192) for i in range(60)], options={"g": "10"})
+    with DecodePool(workers=16) as pool:
+        sources = [pool.open(path, decoder="dali", device="cuda", queue=1) for _ in range(32)]
+        first = [next(source) for source in sources]
+        path.unlink()
+        for source, frame in zip(sources, first):
+            assert [film.number(f.pixels) for f in (frame, *source)] == list(range(60))
+
+
+@needs_dali
+@pytest.mark.gpu
+@pytest.mark.parametrize("matrix", [1, 5])
+def test_on_the_gpu_colors_are_those_the_file_says(matrix, tmp_path):
+    across, down = np.meshgrid(np.linspace(16, 240, 320), np.linspace(16, 240, 192))
+    picture = np.stack([across, down, 256 - (across + down) / 2], -1).astype(np.uint8)
+    with av.open(str(tmp_path / "colors.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"qp": "8"})
+        stream.width, stream.height, stream.pix_fmt, stream.codec_context.colorspace = 320, 192, "yuv420p", matrix
+        for _ in range(4):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            container.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace=matrix)))
+        container.mux(stream.encode())
+    file = VideoFile(tmp_path / "colors.mp4")
+    assert file.matrix == matrix
+    for a, b in zip(on_the_gpu(tmp_path / "colors.mp4"), read(file, None), strict=True):
+        difference = (a.pixels.cpu().int() - b.pixels.int()).abs()
+        assert difference.float().mean() < 1 and difference.max() <= 4
+        assert np.abs(a.pixels.cpu().numpy().astype(int) - picture).mean() < 2, "and close to what was filmed"

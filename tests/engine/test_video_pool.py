@@ -3,39 +3,13 @@
 import gc
 import threading
 import time
-from fractions import Fraction
 
 import pytest
-import torch
 
 from evostreaming.engine import video_pool
 from evostreaming.engine.errors import ArgumentError, VideoError
 from evostreaming.engine.video import FrameSource, open_source
 from evostreaming.engine.video_pool import DecodePool
-from evostreaming.engine.video_source import Picture
-
-
-class Counted:
-    """A reader that counts how far it was pulled; it may fail at the end."""
-
-    codec, width, height, rotation, fps, frames, live = "none", 4, 4, 0, 10.0, None, False
-
-    def __init__(self, length, error=None):
-        self.source, self.length, self.duration, self.error = f"counted {length}", length, length / 10, error
-        self.pulled, self.stopped = 0, threading.Event()
-
-    def pictures(self, start, end, rate=None):
-        try:
-            for i in range(self.length):
-                self.pulled += 1
-                yield Picture(Fraction(i, 10), i, lambda i=i: torch.full((4, 4, 3), i % 256, dtype=torch.uint8))
-            if self.error:
-                raise self.error
-        finally:
-            self.stopped.set()
-
-    def close(self):
-        pass
 
 
 def settle(reading, seconds=5.0):
@@ -64,8 +38,18 @@ def test_more_videos_than_threads_deliver_what_each_delivers_alone(tmp_path, fil
     assert got == alone and all(len(frames) > 1 for frames in got)
 
 
-def test_each_queue_fills_to_its_size_and_no_further(pool):
-    readers = [Counted(1000) for _ in range(6)]
+def test_a_video_that_has_the_pool_to_itself_is_decoded_on_all_its_threads(tmp_path, film, counted):
+    path = film.write(tmp_path / "clip.mp4", [film.picture(i) for i in range(60)])
+    with DecodePool(workers=6) as pool:
+        assert pool.threads_each == 6
+        source = pool.open(path)
+        assert [film.number(f.pixels) for f in source] == list(range(60)) and source._reader._threads == 6
+        held = [FrameSource(counted(), pool=pool) for _ in range(7)]
+        assert pool.threads_each == 1 and len(held) == 7
+
+
+def test_each_queue_fills_to_its_size_and_no_further(pool, counted):
+    readers = [counted(1000) for _ in range(6)]
     sources = [FrameSource(reader, queue=5, pool=pool) for reader in readers]
     assert settle(lambda: [reader.pulled for reader in readers]) == [5] * 6
     for _ in range(3):
@@ -73,24 +57,24 @@ def test_each_queue_fills_to_its_size_and_no_further(pool):
     assert settle(lambda: [reader.pulled for reader in readers]) == [5, 5, 8, 5, 5, 5]
 
 
-def test_waiting_frames_of_all_sources_fit_into_the_memory():
+def test_waiting_frames_of_all_sources_fit_into_the_memory(counted):
     with DecodePool(workers=2, memory=12 * 48) as pool:  # twelve frames of 4 x 4
-        few = [FrameSource(reader, queue=50, pool=pool) for reader in (Counted(1000), Counted(1000))]
+        few = [FrameSource(reader, queue=50, pool=pool) for reader in (counted(1000), counted(1000))]
         assert settle(lambda: [len(source._ready.frames) for source in few]) == [6, 6]
-        many = [FrameSource(Counted(1000), queue=50, pool=pool) for _ in range(28)]
+        many = [FrameSource(counted(1000), queue=50, pool=pool) for _ in range(28)]
         assert settle(lambda: [len(source._ready.frames) for source in many]) == [1] * 28, "one a source, or none would ever move"
 
 
-def test_the_source_with_the_fewest_frames_waiting_is_next_then_the_one_with_most_to_come():
+def test_the_source_with_the_fewest_frames_waiting_is_next_then_the_one_with_most_to_come(counted):
     gate = threading.Event()
-    held = Counted(3)
+    held = counted(3)
     held.pictures = lambda *_: (gate.wait(10) and None for _ in range(1))  # keeps the only thread busy
     with DecodePool(workers=1) as pool:
         FrameSource(held, pool=pool)
         settle(lambda: [job.busy for job in pool._jobs])
         waiting = {}
         for name, frames, length in (("full", 8, 900), ("some", 3, 900), ("short", 1, 30), ("long", 1, 600)):
-            source = waiting[name] = FrameSource(Counted(length), queue=8, pool=pool)
+            source = waiting[name] = FrameSource(counted(length), queue=8, pool=pool)
             source._ready.frames.extend([None] * frames)
         order = []
         for _ in range(3):
@@ -101,9 +85,9 @@ def test_the_source_with_the_fewest_frames_waiting_is_next_then_the_one_with_mos
         gate.set()
 
 
-def test_an_error_costs_its_own_source_only(pool):
+def test_an_error_costs_its_own_source_only(pool, counted):
     error = VideoError("broken", "cut off", 0.4)
-    broken, whole = FrameSource(Counted(5, error), pool=pool), FrameSource(Counted(60), pool=pool)
+    broken, whole = FrameSource(counted(5, error), pool=pool), FrameSource(counted(60), pool=pool)
     seen = []
     with pytest.raises(VideoError) as caught:
         for frame in broken:
@@ -112,8 +96,8 @@ def test_an_error_costs_its_own_source_only(pool):
     assert [frame.index for frame in whole] == list(range(60))
 
 
-def test_closed_and_forgotten_sources_let_go_of_their_files(pool):
-    closed, forgotten, after = Counted(1000), Counted(1000), Counted(30)
+def test_closed_and_forgotten_sources_let_go_of_their_files(pool, counted):
+    closed, forgotten, after = counted(1000), counted(1000), counted(30)
     source = FrameSource(closed, pool=pool)
     next(source)
     source.close()
@@ -124,15 +108,15 @@ def test_closed_and_forgotten_sources_let_go_of_their_files(pool):
     assert len(list(FrameSource(after, pool=pool))) == 30, "and the pool goes on"
 
 
-def test_closing_the_pool_ends_its_sources_and_threads():
+def test_closing_the_pool_ends_its_sources_and_threads(counted):
     pool = DecodePool(workers=3)
-    source = FrameSource(Counted(1000), pool=pool)
+    source = FrameSource(counted(1000), pool=pool)
     next(source)
     pool.close()
     assert len(list(source)) <= 8
     assert not any(thread.is_alive() for thread in pool._threads)
     with pytest.raises(ArgumentError, match="the pool is closed"):
-        FrameSource(Counted(3), pool=pool)
+        FrameSource(counted(3), pool=pool)
     for arguments in ({"workers": -1}, {"workers": 0}, {"memory": 0}):
         with pytest.raises(ArgumentError, match=next(iter(arguments))):
             DecodePool(**arguments)

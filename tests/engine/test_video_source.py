@@ -1,7 +1,6 @@
 """The queue, the thread and the errors between a reader and its consumer."""
 
 import gc
-import threading
 import time
 from fractions import Fraction
 
@@ -13,32 +12,8 @@ from evostreaming.engine.video import FrameSource
 from evostreaming.engine.video_source import Picture
 
 
-class Counted:
-    """A reader that counts how far it was pulled."""
-
-    source, codec, width, height, rotation, fps, duration, frames = "counted", "none", 4, 4, 0, 10.0, None, None
-
-    def __init__(self, length=1000, error=None, live=False, pause=0.0):
-        self.length, self.error, self.live, self.pause = length, error, live, pause
-        self.pulled, self.closed, self.stopped = 0, False, threading.Event()
-
-    def pictures(self, start, end, rate=None):
-        try:
-            for i in range(self.length):
-                self.pulled += 1
-                time.sleep(self.pause)
-                yield Picture(Fraction(i, 10), i, lambda i=i: torch.full((4, 4, 3), i % 256, dtype=torch.uint8))
-            if self.error:
-                raise self.error
-        finally:
-            self.stopped.set()
-
-    def close(self):
-        self.closed = True
-
-
-def test_decoding_never_runs_further_ahead_than_the_queue():
-    reader = Counted()
+def test_decoding_never_runs_further_ahead_than_the_queue(counted):
+    reader = counted()
     with FrameSource(reader, queue=3) as source:
         for taken in range(1, 30):
             next(source)
@@ -50,8 +25,8 @@ def test_decoding_never_runs_further_ahead_than_the_queue():
         assert reader.pulled == 29 + 3 + 1, "and it does run ahead"
 
 
-def test_close_ends_the_thread_at_once_though_the_queue_is_full():
-    reader = Counted()
+def test_close_ends_the_thread_at_once_though_the_queue_is_full(counted):
+    reader = counted()
     source = FrameSource(reader, queue=1)
     next(source)
     time.sleep(0.02)
@@ -64,16 +39,16 @@ def test_close_ends_the_thread_at_once_though_the_queue_is_full():
     source.close()
 
 
-def test_a_source_that_is_forgotten_lets_go_of_its_thread():
-    reader = Counted()
+def test_a_source_that_is_forgotten_lets_go_of_its_thread(counted):
+    reader = counted()
     next(FrameSource(reader, queue=1))
     gc.collect()
     assert reader.stopped.wait(2.0)
 
 
 @pytest.mark.parametrize("error", [VideoError("clip", "broken", 0.4), RuntimeError("a fault of the reader")])
-def test_an_error_comes_after_all_frames_before_it(error):
-    source = FrameSource(Counted(length=5, error=error), queue=2)
+def test_an_error_comes_after_all_frames_before_it(error, counted):
+    source = FrameSource(counted(length=5, error=error), queue=2)
     seen = []
     with pytest.raises(type(error)) as caught:
         for frame in source:
@@ -82,8 +57,8 @@ def test_an_error_comes_after_all_frames_before_it(error):
     assert seen == [0, 1, 2, 3, 4] and caught.value is error
 
 
-def test_a_late_consumer_of_a_live_source_gets_the_newest_frame_and_a_count_of_the_rest():
-    reader = Counted(length=40, live=True, pause=0.001)
+def test_a_late_consumer_of_a_live_source_gets_the_newest_frame_and_a_count_of_the_rest(counted):
+    reader = counted(length=40, live=True, pause=0.001)
     source = FrameSource(reader)
     next(source)
     assert reader.stopped.wait(5.0)
@@ -92,8 +67,8 @@ def test_a_late_consumer_of_a_live_source_gets_the_newest_frame_and_a_count_of_t
     assert source.dropped == 40 - 2, "all but the two that were fetched"
 
 
-def test_a_gap_in_a_live_source_is_not_made_up_for():
-    class Gap(Counted):
+def test_a_gap_in_a_live_source_is_not_made_up_for(counted):
+    class Gap(counted):
         def pictures(self, start, end, rate=None):
             for seconds in (0, 1, 60, 61):
                 time.sleep(0.02)

@@ -13,7 +13,7 @@ from evostreaming.engine.video import FrameSource, open_source
 from evostreaming.engine.video_file import VideoFile
 from evostreaming.engine.video_plan import PacketIndex, make_plan
 
-CLIPS = Path(__file__).parents[2] / ".." / "shared" / "data" / "video"
+CLIPS = Path(os.environ.get("EVOSTREAMING_SHARED") or Path(__file__).parents[2] / ".." / "shared") / "data" / "video"
 BASE = Fraction(1, 10)
 
 

@@ -21,7 +21,6 @@ from evostreaming.cli import app
 from evostreaming.engine.errors import ArgumentError
 from evostreaming.eval.lmms import TASKS, episodes
 from evostreaming.eval.lmms.asking import Asker, Question
-from evostreaming.eval.lmms.likelihood import likelihoods
 from evostreaming.eval.lmms.prompt import Clip, Prompt, frames_of, from_messages, until
 from evostreaming.eval.multiple_choice import SYSTEM, Item, show
 from evostreaming.eval.suites.catalog import SUITES
@@ -74,7 +73,7 @@ def test_stop_words_cut_but_for_the_blank_line_that_every_task_gets(stops, text)
 
 
 def test_the_loss_of_a_letter_is_what_choosing_says_of_it(engine, stream):
-    losses = [loss for loss, _ in likelihoods(engine, stream, "Which? A. x B. y C. z", ["A", "B", "C"])]
+    losses = [loss for loss, _ in engine.likelihoods(stream, "Which? A. x B. y C. z", ["A", "B", "C"])]
     shares = engine.choose(stream, "Which? A. x B. y C. z", ["A", "B", "C"])
     odds = [math.exp(losses[0] - loss) for loss in losses]
     assert odds == pytest.approx([share / shares[0] for share in shares], rel=1e-3)
@@ -82,7 +81,7 @@ def test_the_loss_of_a_letter_is_what_choosing_says_of_it(engine, stream):
 
 def test_greedy_is_what_generation_writes(engine, stream):
     told = engine.generate(stream, "What does the cook do?", 6)
-    (loss, greedy), (other, no) = likelihoods(engine, stream, "What does the cook do?", [told, told + " and a zebra"])
+    (loss, greedy), (other, no) = engine.likelihoods(stream, "What does the cook do?", [told, told + " and a zebra"])
     assert greedy and not no and 0 <= loss < other
 
 
@@ -205,7 +204,7 @@ def test_stock_multiple_choice_by_loss(stock, engine):
     assert 0 <= results["results"]["local_egoschema"]["score,none"] <= 1
     for sample, video in zip(results["samples"]["local_egoschema"], (DEMO, WAIT), strict=True):
         with show(engine, video, Item("i", "t", video, "", ("a", "b"), "A"), 4) as stream:
-            pairs = likelihoods(engine, stream, "What does the cook do?", ["He cuts", "He waits", "He sings", "He sleeps"])
+            pairs = engine.likelihoods(stream, "What does the cook do?", ["He cuts", "He waits", "He sings", "He sleeps"])
         assert sample["score"]["pred"] == int(np.argmin([loss for loss, _ in pairs]))
 
 

@@ -98,6 +98,7 @@ def compile_for_hopper():
 
     def make(kernel, signature, constants, warps=4, stages=2, aligned=()):
         source = ASTSource
+        constants = dict.fromkeys(set(kernel.arg_names) - set(signature)) | constants  # tensors that are not given
         if kernel.is_gluon():
             from triton.experimental.gluon._runtime import GluonASTSource as source
         even = [i for i, (name, kind) in enumerate(signature.items()) if kind.startswith("*") or name in aligned]

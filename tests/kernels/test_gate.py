@@ -1,4 +1,4 @@
-"""gate: probability and decision against float64 in every mode, for any number of streams and any vocabulary."""
+"""gate: probability and decision against float64 in every mode, for any number of streams and any vocabulary; who rests is silent."""
 
 import pytest
 import torch
@@ -28,9 +28,14 @@ class Case:
         self.silence = vocabulary * 2 // 3
         self.marker = vocabulary // 5
 
-    def run(self, mode="softmax", threshold=0.5, rows=None, op=gate):
+    def run(self, mode="softmax", threshold=0.5, rows=None, op=gate, resting=None):
         rows = self.rows if rows is None else rows
-        return op(rows, self.weight, EPS, self.head, self.silence, self.marker, mode, threshold)
+        return op(rows, self.weight, EPS, self.head, self.silence, self.marker, mode, threshold, resting)
+
+    def resting(self, turns):
+        """Counters on the device, between others that would turn every answer round: a read beside them shows."""
+        beside = [0 if turn > 0 else 7 for turn in turns]
+        return torch.tensor([*beside, *turns, *beside], dtype=torch.int32, device=self.rows.device)[len(turns) : 2 * len(turns)]
 
     def logits(self):
         """Float64, with the one rounding that the formula has: of the normalized row."""
@@ -55,6 +60,8 @@ SHAPES = [
     *[(streams, 1000, 64) for streams in (1, 2, 7, 8, 9, 16, 17, 33)],
     *[(3, vocabulary, 96) for vocabulary in (1, 2, 15, 17, 63, 64, 65, 513)],
     *[(2, 200, width) for width in (32, 160, 3584, 4096)],
+    # More than 16 streams go 256 columns at a time, and 128 rows of the head: whole passes, parts of one, rows left over.
+    *[(17, 128, 256), (32, 129, 544), (33, 257, 512), (20, 300, 3584)],
 ]
 
 
@@ -122,6 +129,48 @@ def test_a_tie_goes_to_the_token_that_comes_first(other, device):
 
 
 @pytest.mark.parametrize("device", ["cpu", GPU])
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    turns=st.lists(st.sampled_from([-3, 0, 0, 1, 2, 2**31 - 1]), min_size=1, max_size=40),
+    vocabulary=st.integers(1, 300),
+    mode=st.sampled_from(MODES),
+)
+def test_a_resting_stream_is_silent_and_nothing_else_changes(device, seed, turns, vocabulary, mode):
+    case = Case(len(turns), vocabulary, 64, device=device, seed=seed)
+    free = case.run(mode, 0.2)
+    for op in (gate, reference_gate):
+        speak, probability = case.run(mode, 0.2, op=op, resting=case.resting(turns))
+        unhindered = free if op is gate else case.run(mode, 0.2, op=op)
+        assert torch.equal(speak.cpu(), unhindered[0].cpu() & (torch.tensor(turns) <= 0))
+        assert torch.equal(probability, unhindered[1])
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_broken_row_is_told_from_a_resting_one(mode, device):
+    case = Case(6, 130, 64, device=device)
+    case.rows[[1, 4], 3] = float("nan")
+    turns = [0, 0, 2, 0, 2, 2]
+    speak, probability = case.run(mode, 0.0, resting=case.resting(turns))
+    assert probability.isnan().nonzero().flatten().tolist() == [1, 4]
+    assert not speak[[2, 4, 5]].any()
+    if mode != "greedy":
+        assert speak[[0, 3]].all()
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_counters_of_another_dtype_or_number_are_refused(device):
+    case = Case(3, 130, 64, device=device)
+    for wrong in (torch.zeros(3, dtype=torch.int64), torch.zeros(2, dtype=torch.int32), torch.zeros(3, 1, dtype=torch.int32)):
+        with pytest.raises(AssertionError, match="one int32 a row"):
+            case.run(resting=wrong.to(device))
+    arguments = (case.rows, case.weight, EPS, case.head, case.silence, case.marker, 1, 0.5)
+    with pytest.raises(RuntimeError, match="resting has another"):
+        torch.ops.evostreaming.gate(*arguments, torch.zeros(2, dtype=torch.int32, device=device))
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
 @pytest.mark.parametrize("mode", MODES)
 def test_a_broken_row_gives_nan_and_leaves_the_other_streams_alone(mode, device):
     case = Case(9, 130, 64, device=device)
@@ -150,10 +199,11 @@ def test_large_logits_do_not_overflow(mode, device):
     streams=st.integers(1, 40),
     vocabulary=st.integers(1, 300),
     mode=st.sampled_from(MODES),
+    width=st.sampled_from([64, 544]),
     first=st.integers(0, 39),
 )
-def test_a_stream_decides_the_same_alone_and_in_any_batch(device, seed, streams, vocabulary, mode, first):
-    case = Case(streams, vocabulary, 64, dtype=torch.bfloat16, device=device, seed=seed)
+def test_a_stream_decides_the_same_alone_and_in_any_batch(device, seed, streams, vocabulary, mode, width, first):
+    case = Case(streams, vocabulary, width, dtype=torch.bfloat16, device=device, seed=seed)
     together = case.run(mode)
     one = first % streams
     alone = case.run(mode, rows=case.rows[one : one + 1])
@@ -193,24 +243,30 @@ def test_it_agrees_with_its_twin(mode, device):
 @pytest.mark.parametrize("device", ["cpu", GPU])
 def test_the_op_keeps_its_contract_with_the_compiler(device):
     case = Case(3, 130, 64, device=device)
+    resting = case.resting([0, 1, 0])
     for mode in range(3):
         args = (case.rows, case.weight, EPS, case.head, case.silence, case.marker, mode, 0.5)
         torch.library.opcheck(torch.ops.evostreaming.gate.default, args)
-    torch.compiler.reset()
-    compiled = torch.compile(gate, backend="aot_eager", fullgraph=True)
-    assert torch.equal(case.run(op=compiled)[1], case.run()[1])
+        torch.library.opcheck(torch.ops.evostreaming.gate.default, (*args, resting))
+    for turns in (None, resting):
+        torch.compiler.reset()
+        compiled = torch.compile(gate, backend="aot_eager", fullgraph=True)
+        for got, expected in zip(case.run(op=compiled, resting=turns), case.run(resting=turns)):
+            assert torch.equal(got, expected)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("mode", MODES)
-def test_a_captured_graph_follows_its_rows_without_a_sync(mode):
+def test_a_captured_graph_follows_its_rows_and_counters_without_a_sync(mode):
     case, other = (Case(9, 5000, 128, dtype=torch.bfloat16, device="cuda", seed=seed) for seed in (1, 2))
-    expected = case.run(mode, rows=other.rows)
+    after = case.resting([0, 2] * 4 + [0])
+    expected = case.run(mode, 0.2, rows=other.rows, resting=after)
     graph = torch.cuda.CUDAGraph()
-    rows = case.rows.clone()
+    rows, resting = case.rows.clone(), torch.ones_like(after)
     with torch.cuda.graph(graph):
-        speak, probability = case.run(mode, rows=rows)
+        speak, probability = case.run(mode, 0.2, rows=rows, resting=resting)
     rows.copy_(other.rows)
+    resting.copy_(after)
     torch.cuda.set_sync_debug_mode("error")
     try:
         graph.replay()

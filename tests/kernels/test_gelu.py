@@ -44,7 +44,8 @@ def test_torch_knows_the_op(device):
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU")
     for kind in FORMULAS:
-        torch.library.opcheck(op.gelu_op, (torch.randn(3, 40, device=device), kind))
+        for quantized in (False, True):
+            torch.library.opcheck(op.gelu_op, (torch.randn(3, 40, device=device), kind, quantized))
 
 
 @pytest.mark.gpu

@@ -88,9 +88,12 @@ for dtype in (torch.bfloat16, torch.float32):
     append(draw(273, 36 * 128), *torch.randn(2, 273, 64, device="cuda"), *pages, slots, draw(128), draw(128), bias=draw(36 * 128))
     for streams in (1, 9, 33):
         for mode in ("pair", "softmax", "greedy"):
-            gate(draw(streams, 96), draw(96), 1e-6, draw(1003, 96), 1002, 5, mode)
+            resting = torch.arange(streams, dtype=torch.int32, device="cuda") % 3
+            for width in (96, 544):
+                gate(draw(streams, width), draw(width), 1e-6, draw(1003, width), 1002, 5, mode, resting=resting)
     for tokens in (1, 8):
         torch.ops.evostreaming.gemv(draw(tokens, 608), draw(1003, 608))
+        torch.ops.evostreaming.gemv_fp8(draw(tokens, 624).bfloat16(), draw(1003, 624).to(torch.float8_e4m3fn), draw(1003).float())
     for bits in (15, 23):
         for shape, color in (((130, 77, 3), None), ((180, 50), "bt601")):
             frame = torch.randint(0, 256, shape, dtype=torch.uint8, device="cuda")

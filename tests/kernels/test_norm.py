@@ -81,7 +81,8 @@ def test_torch_knows_the_layer_norm(device):
         pytest.skip("needs a CUDA GPU")
     x, residual, weight = inputs(3, 72, device)
     for delta in (residual, None):
-        torch.library.opcheck(op.layer_norm_op, (x, weight, weight.flip(0), 1e-5, delta))
+        for quantized in (False, True):
+            torch.library.opcheck(op.norm_op, (x, weight, 1e-5, delta, quantized, weight.flip(0)))
 
 
 @pytest.mark.gpu

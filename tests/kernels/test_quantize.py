@@ -1,10 +1,11 @@
-"""Rows to fp8, alone and inside norm and swiglu."""
+"""Rows to fp8, alone and inside norm, swiglu and gelu."""
 
 import pytest
 import torch
 
-from evostreaming.kernels import norm, swiglu
+from evostreaming.kernels import gelu, norm, swiglu
 from evostreaming.kernels import quantize as op
+from evostreaming.kernels.product import Product, dense
 
 ROUNDING = 2**-4  # half a step of a number with three bits behind the point
 
@@ -65,6 +66,48 @@ def test_norm_quantizes_what_it_would_have_rounded(target, width):
     same(y, expected)
 
 
+@pytest.mark.parametrize("width", [64, 1152])
+def test_layer_norm_quantizes_what_it_would_have_rounded(target, width):
+    x, residual = (torch.randn(5, width).to(target.dtype).to(target.device) for _ in range(2))
+    weight, bias = (torch.randn(width).to(target.dtype).to(target.device) for _ in range(2))
+    y, total = norm.launch_norm(x + 3, weight, 1e-5, residual, True, bias)
+    expected, sums = norm.reference_layer_norm(x + 3, weight, bias, 1e-5, residual, True)
+    assert torch.equal(total, sums)
+    same(y, expected)
+
+
+@pytest.mark.parametrize("kind", gelu.KINDS)
+@pytest.mark.parametrize("width", [40, 1500])
+def test_gelu_quantizes_what_it_would_have_rounded(target, width, kind):
+    x = (4 * torch.randn(3, width)).to(target.dtype).to(target.device)
+    same(gelu.launch_gelu(x, kind, True), gelu.reference_gelu(x, kind, True))
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("width", [64, 1500])
+def test_a_product_is_finished_by_the_op_behind_it(target, width, with_bias):
+    """Scales of very different size, and a guard of NaN behind all that is read."""
+    draw = lambda *shape: torch.randn(*shape).to(target.dtype).to(target.device)  # noqa: E731
+    guarded = lambda x: torch.cat((x, torch.full_like(x[:1], torch.nan)))[:-1]  # noqa: E731
+    rows, columns = (guarded(torch.rand(size, device=target.device).exp2()) for size in (5, width))
+    product = Product(guarded(8 * draw(5, width)), rows, columns.to(target.dtype), guarded(draw(width)) if with_bias else None)
+    weight, residual = draw(width), draw(5, width)
+    for bias in (None, draw(width)):
+        twin = (lambda x: norm.reference_norm(x, weight, 1e-6, residual, True)) if bias is None else (
+            lambda x, bias=bias: norm.reference_layer_norm(x, weight, bias, 1e-6, residual, True))  # fmt: skip
+        y, total = norm.launch_norm(product, weight, 1e-6, residual, True, bias)
+        expected, sums = twin(product)
+        # Product and sum may be fused, so the last bit is free.
+        assert torch.allclose(total, sums, rtol=1e-5 if total.dtype == torch.float32 else 2**-7, atol=1e-6)
+        assert torch.allclose(sums.float(), product.wide() + residual.float(), rtol=2**-7)
+        same(y, expected)
+    same(swiglu.launch_swiglu(product, True), swiglu.reference_swiglu(product, True))
+    same(swiglu.reference_swiglu(product, True), swiglu.reference_swiglu(product.wide(), True))
+    assert torch.equal(swiglu.launch_swiglu(product), swiglu.launch_swiglu(dense(product)))
+    same(gelu.launch_gelu(product, "erf", True), gelu.reference_gelu(product, "erf", True))
+    same(gelu.reference_gelu(product, "erf", True), gelu.reference_gelu(product.wide(), "erf", True))
+
+
 @pytest.mark.parametrize("width", [40, 1500, 9000])
 def test_swiglu_quantizes_what_it_would_have_rounded(target, width):
     x = (4 * torch.randn(3, 2 * width)).to(target.dtype).to(target.device)
@@ -96,6 +139,12 @@ def test_the_ops_are_what_compilers_are_told(quantized):
     torch.library.opcheck(swiglu.swiglu_op, (gate_up, quantized))
     for residual in (None, x.clone()):
         torch.library.opcheck(norm.norm_op, (x, x[0].clone(), 1e-6, residual, quantized))
+    rows, columns = torch.rand(3, device=x.device), torch.rand(128, device=x.device)
+    for shift in (None, columns.clone()):
+        torch.library.opcheck(swiglu.swiglu_op, (gate_up, quantized, rows, columns, shift))
+        torch.library.opcheck(gelu.gelu_op, (gate_up, "quick", quantized, rows, columns, shift))
+        shift = None if shift is None else shift[:64].clone()
+        torch.library.opcheck(norm.norm_op, (x, x[0].clone(), 1e-6, x.clone(), quantized, None, rows, columns[:64].clone(), shift))
 
 
 def test_rows_that_are_not_contiguous_are_refused():
@@ -112,10 +161,18 @@ def test_norm_and_swiglu_compile_for_hopper_with_fp8_output(compile_for_hopper):
     signature = dict(x="*bf16", residual="*bf16", weight="*bf16", bias="*bf16", y="*fp8e4nv", scales="*fp32", total="*bf16")
     signature |= dict(stride="i32", width="i32", eps="fp32")
     constants = dict(HAS_RESIDUAL=True, CENTERED=False, QUANTIZED=True, BLOCK=4096)
-    build = compile_for_hopper(norm._norm_kernel, signature, constants, 8)
-    assert build.stack == 0, "registers spill"
+    finish = dict(token_scales="*fp32", column_scales="*bf16", shift="*bf16")
+    for more in ({}, finish):
+        build = compile_for_hopper(norm._norm_kernel, signature | more, constants, 8)
+        assert build.stack == 0, "registers spill"
     signature = dict(gate_up="*bf16", values="*fp8e4nv", scales="*fp32", width="i32")
-    for width in (18944, 12288, 29568):
-        sizes = dict(zip(("MAIN", "REST"), swiglu.split_row(width)))
-        build = compile_for_hopper(swiglu._quantized_kernel, signature, sizes, 16, aligned=["width"])
+    scaled = dict(token_scales="*fp32", column_scales="*bf16")  # the decoder's have no bias, the towers' are 3456 wide
+    wide = [(width, 16, more) for width in (12288, 18944) for more in ({}, scaled)]
+    for width, warps, more in [*wide, (29568, 16, {}), (3456, 4, finish)]:
+        sizes = dict(zip(("MAIN", "REST"), swiglu.split_row(width))) | ({"shift": None} if more is scaled else {})
+        build = compile_for_hopper(swiglu._quantized_kernel, signature | more, sizes, warps, aligned=["width"])
+        assert build.stack == 0, "registers spill"
+    signature = dict(x="*bf16", values="*fp8e4nv", scales="*fp32", width="i32")
+    for kind in gelu.KINDS:
+        build = compile_for_hopper(gelu._quantized_kernel, signature | finish, dict(KIND=kind, BLOCK=8192), 16)
         assert build.stack == 0, "registers spill"

@@ -1,0 +1,207 @@
+"""Stages 4 and 5 of self-evolution at real size, from a slice: the product's own code on random weights, projected to 1,000 trajectories.
+
+Random weights have nothing to say and would never stop: every answer is a fixed number of tokens, and counts as something new. What there
+is of videos, turns and questions is typical and stands in the constants below.
+"""
+
+import json
+import random
+import tempfile
+import time
+from concurrent.futures import wait
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from evostreaming.engine.config import ModelConfig
+from evostreaming.engine.device import choose_device, choose_dtype
+from evostreaming.engine.dialogue import Dialogue
+from evostreaming.engine.engine import Engine
+from evostreaming.engine.gate import Gate
+from evostreaming.engine.locate import locate
+from evostreaming.engine.pixels import grid
+from evostreaming.engine.prompts import TurnFormat
+from evostreaming.engine.streaming_format import StreamingFormat
+from evostreaming.evolve import tune
+from evostreaming.evolve.crew import Here
+from evostreaming.evolve.loop import Reader
+from evostreaming.evolve.relevance import segments
+from evostreaming.evolve.roles import Roles
+from evostreaming.evolve.rollout import act
+from evostreaming.evolve.sequences import sequence
+from evostreaming.evolve.settings import Settings
+from evostreaming.evolve.tunable import TunableDecoder
+from evostreaming.evolve.wording import CATEGORIES, Prompts
+
+from .bench_video import make_file
+from .floors import decoder_weights, measure_ceilings
+from .random_checkpoint import random_engine, read_config, turn_format
+from .reference_models import random_reference
+from .workload import frame_shape, visual_tokens
+
+FPS, TOKENS_PER_FRAME, HEIGHT = 0.5, 128, 480
+TURNS, WARM_UP = (60, 80, 100, 120), 10  # of a stream, and of those that are not counted
+REPLY, EVERY = 10, 10  # tokens of a reply, and the turns of a trajectory that have one
+QUESTION, SYSTEM = "What is it now?", "Watch. Say it or SILENT."  # the stand-in tokenizer has a token for every byte
+RELEVANT = 0.3  # share of the segments that a question needs
+KEPT = 2.0  # trajectories a video gives; on the built-in world 3.4 are made of each
+WANTED = 1000
+PEAK = {"H200": 989.5e12, "H100": 989.5e12, "A100": 312e12}  # FLOP/s of bfloat16 products without sparsity, by the data sheet
+
+
+class Watched(Roles):
+    """The roles on an engine that is there. What random weights say is replaced by something new."""
+
+    said = 0
+
+    def answer(self, streams, questions):
+        super().answer(streams, questions)
+        self.said += len(questions)
+        return [f"answer {self.said - place}" for place in range(len(questions))]
+
+
+def rollout(model, size, videos, turns=TURNS, device="auto", say=print):
+    """Stage 4 on `videos` videos side by side, the next as many decoded meanwhile; `model` is a checkpoint, None for random weights of
+    `size`. Returns the figures as a dict."""
+    settings = Settings(batch=videos, fps=FPS, tokens_per_frame=TOKENS_PER_FRAME, max_answer=REPLY)
+    options = {
+        "device": device, "history": "replies", "gate": Gate("greedy"), "max_streams": 2 * videos,
+        "tokens_per_frame": TOKENS_PER_FRAME, "max_reply": REPLY,
+    }  # fmt: skip
+    engine = Engine.from_pretrained(model, **options) if model else random_engine(size, **options)
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        roles = Watched(model or size, None, Prompts.read(), settings, folder, device, 1)
+        roles.engine = engine
+        warm, measured, following = (pool(folder, name, videos, each) for name, each in zip("abc", ((WARM_UP,), turns, turns)))
+        work = Here(roles).map(act, [warm, measured, following], ({},))
+        began = time.perf_counter()
+        next(work)
+        wait(roles.ahead.values())  # of the measured group: in a long run they are decoded beside a group as long
+        say(f"warm-up: {time.perf_counter() - began:.1f} s, {engine.captures[0]} CUDA graphs")
+        roles.said, began = 0, time.perf_counter()
+        made = next(work)
+        worked = time.perf_counter() - began
+        wait(roles.ahead.values())
+        waited = time.perf_counter() - began - worked
+    steps = sum(1 + part[-1] for part in (row["segments"][-1] for row in measured))
+    assert all("made" in row for row in made.values()), made
+    seconds = (worked + waited) / (KEPT * videos) * WANTED
+    result = {
+        "videos": videos, "turns": steps, "answers": roles.said, "seconds": worked, "waited_for_video": waited,
+        "turns_per_second": steps / worked, "graphs": engine.captures[0], "projected_minutes": seconds / 60,
+    }  # fmt: skip
+    say(
+        f"{videos} videos, {steps} turns and {roles.said} answers of {REPLY} tokens in {worked:.1f} s ({steps / worked:.0f} turns/s); "
+        f"then waited {waited:.1f} s for the next videos ({HEIGHT}p, decoded meanwhile)"
+    )
+    say(f"{WANTED:,} trajectories, {KEPT:g} of a video: {seconds / 60:.1f} minutes on one GPU (target 30)")
+    return result
+
+
+def pool(folder, group, videos, turns):
+    """Rows of stage 3 for `videos` files of these `turns`: five kinds of question in turn, four of each kind, each needs some segments."""
+    rows, rng = [], random.Random(f"speed {group}")
+    for place in range(videos):
+        count = turns[place % len(turns)]
+        name = f"{group}-{place}.mp4"
+        (folder / name).symlink_to(make_file(folder, "h264", HEIGHT, int(count / FPS)))
+        parts = segments([turn / FPS for turn in range(count)], 4.0)
+        lines = [[float(rng.random() < RELEVANT) for _ in parts] for _ in range(4)]
+        questions = [{"text": QUESTION, "answer": "x", "others": []} for _ in lines]
+        foreign = {"text": QUESTION, "relevant": [0.0] * len(parts)}
+        category = CATEGORIES[place % len(CATEGORIES)]
+        rows.append({"video": name, "category": category, "questions": questions, "segments": parts, "relevant": lines, "foreign": foreign})
+    return rows
+
+
+@dataclass(frozen=True)
+class Work:
+    """Products of a pass over some trajectories: FLOP of the decoder forward for all tokens, and of the head at the learned ones."""
+
+    forward: float
+    head: float
+
+    @property
+    def model(self):
+        """Forward, and backward to the activations: frozen weights need no gradient."""
+        return 2 * self.forward + 2 * self.head
+
+    @property
+    def done(self):
+        """The same with the second forward of gradient checkpointing."""
+        return self.model + self.forward
+
+
+def work_of(decoder, lengths, learned):
+    """`Work` of sequences of `lengths` tokens with `learned` targets in all. Attention counts the pairs that are seen."""
+    pairs = sum(length * (length + 1) / 2 for length in lengths)
+    attention = 4 * decoder.heads * decoder.head_dim * decoder.layers * pairs
+    return Work(2 * decoder_weights(decoder) * sum(lengths) + attention, 2 * decoder.vocab * decoder.hidden * learned)
+
+
+def tuning(model, size, trajectories, turns=TURNS, device="auto", say=print):
+    """Stage 5 on that many trajectories, after a first batch that is not counted; `model` and `size` as for `rollout`."""
+    where = choose_device(device)
+    dtype = choose_dtype("auto", where)
+    config = ModelConfig.from_directory(locate(model)) if model else ModelConfig.from_json(*read_config(size))
+    form = TurnFormat(locate(model), config.turn) if model else turn_format(size)
+    settings = tune.Tuning(held_out=0.0)
+    log = []
+
+    def show(row):
+        log.append(row)
+        say(f"batch {row['step']} of {row['of']}: {row['tokens']} tokens in {row['seconds']:.1f} s")
+
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        examples = [example(folder, config, form, turns[i % len(turns)], dtype) for i in range(settings.batch + trajectories)]
+        checkpoint = locate(model) if model else folder
+        if model is None:
+            (folder / "config.json").write_text(json.dumps(read_config(size)[0]))  # where PEFT looks for the size of the vocabulary
+            tune.load_tunable = partial(random_tunable, size)
+        tune.Tuner(checkpoint, examples, folder / "adapter", settings, None, "cpu" if where.type == "cpu" else None, show).run()
+    lengths, learned = [len(made) for made, _ in examples], sum(int((made.learned > 0).sum()) for made, _ in examples)
+    whole = work_of(config.decoder, lengths, learned)
+    tokens, seconds = (sum(row[name] for row in log[1:]) for name in ("tokens", "seconds"))
+    share, rate = tokens / sum(lengths), measure_ceilings(where, dtype).flops
+    name = torch.cuda.get_device_name() if where.type == "cuda" else "cpu"
+    peak = next((value for part, value in PEAK.items() if part in name), rate)
+    epoch = seconds / tokens * sum(lengths) / len(lengths) * WANTED
+    result = {
+        "device": name, "trajectories": trajectories, "tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds,
+        "mfu": whole.model * share / seconds / peak, "with_checkpointing": whole.done * share / seconds / peak,
+        "peak_flops": peak, "product_flops": rate, "projected_minutes": epoch / 60,
+    }  # fmt: skip
+    say(
+        f"{trajectories} trajectories, {tokens} tokens in {seconds:.1f} s: {tokens / seconds:.0f} tokens/s, {100 * result['mfu']:.0f} % of "
+        f"{peak / 1e12:.0f} TFLOP/s go into the decoder's work (target 40), {100 * result['with_checkpointing']:.0f} % into that and what "
+        f"is computed twice; a large product reaches {100 * rate / peak:.0f} %"
+    )
+    say(f"one epoch of {WANTED:,} trajectories: {epoch / 60:.1f} minutes on one GPU (target 45)")
+    return result
+
+
+def example(folder, config, form, turns, dtype):
+    """(Sequence, features()) of a trajectory as the loop makes them, on tokens of noise in a file of their own."""
+    seen, count = visual_tokens(config.pixels, frame_shape(config.pixels, TOKENS_PER_FRAME), TOKENS_PER_FRAME)
+    merged = tuple(length // config.pixels.merge for length in grid(config.pixels, *seen))
+    rows = [{"t": turn / FPS, "reply": "x" * (REPLY - 1) if turn % EVERY == EVERY - 1 else None} for turn in range(turns)]
+    rows[0]["query"] = QUESTION
+    spatial = config.decoder.mrope_section is not None
+    made = sequence(rows, Dialogue(form, StreamingFormat(), "full"), SYSTEM, [(count, merged)] * turns, spatial)
+    file = folder / f"{turns}.safetensors"
+    if not file.exists():
+        hidden, deep = config.decoder.hidden, len(config.vision.deepstack)
+        held = {"tokens": torch.randn(turns, count, hidden).to(dtype), "grid": torch.tensor(merged)}
+        save_file(held | ({"deepstack": torch.randn(deep, turns, count, hidden).to(dtype)} if deep else {}), file)
+    return made, Reader(file, list(range(turns)))
+
+
+def random_tunable(size, checkpoint, device, dtype):
+    """What `load_tunable` gives of a checkpoint, with random weights of a published size."""
+    whole = random_reference(size, device, dtype)
+    return TunableDecoder(whole.model.language_model, ("model", "language_model"), whole.lm_head.weight.detach(), checkpoint)
