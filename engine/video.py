@@ -43,7 +43,7 @@ def open_source(source, fps=None, *, start=0.0, end=None, queue=8, stream=0, dec
         return FrameSource(ImageFolder(source, fps), None, start, end, queue, pool)
     if decoder not in DECODERS:
         raise ArgumentError(f"decoder={decoder!r}: one of {', '.join(DECODERS)} is accepted")
-    reader = _reader(source, stream, threads=0 if pool is None else 1)
+    reader = _reader(source, stream, threads=0 if pool is None else pool.threads_each)
     if decoder != "pyav" and isinstance(reader, VideoFile):
         reader = _on_device(reader, decoder, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
     return FrameSource(reader, fps, start, end, queue, pool)
@@ -78,7 +78,7 @@ def _on_device(file, decoder, device):
         device = torch.device("cuda", torch.cuda.current_device())
     reason = video_dali.refusal(file, device)
     if reason is None:
-        return video_dali.DaliFile(file, device)
+        return video_dali.DaliFile(file, device, video_dali.LEAST_SHARE if decoder == "auto" else 0.0)
     if decoder == "dali":
         raise VideoError(file.source, f"cannot be decoded by DALI on {device}: {reason}")
     warnings.warn(f"a video is decoded on the CPU: {reason}", stacklevel=3)

@@ -7,6 +7,7 @@ files of consecutive frames, so that variable rates, edit lists, key frames to j
 import io
 import threading
 import warnings
+from collections import Counter
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import cache, partial
@@ -21,7 +22,11 @@ from .video_nvdec import capabilities
 from .video_source import Picture
 
 SEQUENCE = 8  # frames a run of a pipeline gives
+MOST = 64  # pipelines on a GPU: each is a session of its decoder and holds some tens of pictures of the size of its video
+AT_ONCE = 16 << 20  # values of pixels that change their colors together: as many floats are needed twice
+LEAST_SHARE = 0.0  # of a file's packets: plans that need a smaller one are left to PyAV where nobody asked for DALI
 CHUNK_BYTES = 16 << 20  # of packets in one small file, up to the next key frame
+MOST_BYTES = 256 << 20  # without a key frame; a file may have a single one
 CPU_CODECS = {"vp8", "vp9", "mjpeg"}
 # AV1 and some MPEG-2 files show pictures again that they stored before; DALI, which pairs pictures with packets, would lose count.
 GPU_CODECS = {"h264", "hevc", "vp8", "vp9", "mpeg4", "mjpeg"}
@@ -44,7 +49,7 @@ def refusal(file, device):
         return "it is interlaced; progressive video is decoded there"
     if file.matrix not in (BT709, *BT601):
         return f"its color matrix is number {file.matrix} of H.273; BT.601 and BT.709 are decoded there"
-    codec, codecs = file.codec.removeprefix("lib"), CPU_CODECS if device.type == "cpu" else GPU_CODECS
+    codec, codecs = file.codec, CPU_CODECS if device.type == "cpu" else GPU_CODECS
     if codec not in codecs:
         return f"its codec is {codec}; {', '.join(sorted(codecs))} are decoded there"
     if device.type == "cpu":
@@ -61,10 +66,13 @@ def refusal(file, device):
 
 
 class DaliFile:
-    """Reader with the attributes of `file`, a VideoFile; its pictures lie on `device` as uint8 (H, W, 3)."""
+    """Reader with the attributes of `file`, a VideoFile; its pictures lie on `device` as uint8 (H, W, 3).
 
-    def __init__(self, file, device):
-        self.file, self.device = file, device
+    least_share: plans that need a smaller share of the file's packets are read by PyAV.
+    """
+
+    def __init__(self, file, device, least_share=0.0):
+        self.file, self.device, self._least_share = file, device, least_share
 
     def __getattr__(self, name):
         return getattr(self.file, name)
@@ -72,7 +80,7 @@ class DaliFile:
     def pictures(self, start, end, rate=None):
         last = None
         plan = self.file.plan(start, end, rate)
-        if plan is not None and plan.index.steady:
+        if plan is not None and plan.index.steady and sum(plan.feed) >= self._least_share * plan.count:
             try:
                 for picture in self._decode(plan):
                     last = picture.time
@@ -93,17 +101,24 @@ class DaliFile:
         with self.file.open() as container, _Pipeline.lent(self.device) as pipeline:
             video = select_stream(container, self.source, self.file.stream)
             for chunk in self._chunks(container.demux(video), plan):
-                order = sorted(pts for _, pts in chunk)
-                for stored, pixels in zip(order, pipeline.frames(_small_file(chunk, video), len(order))):
-                    if stored != pts:
+                order = iter(sorted(pts for _, pts in chunk))
+                for sequence in pipeline.sequences(_small_file(chunk, video), len(chunk)):
+                    wanted = []
+                    for place, stored in zip(range(len(sequence)), order):
+                        if stored == pts:
+                            wanted.append((place, pts, index))
+                            pts, index = next(waiting, (None, None))
+                    if not wanted:
                         continue
-                    time = (pts - self.origin) * self.base
-                    # What it cannot decode DALI gives as black, without a word.
-                    was_black, black = black, pipeline.apart(_is_black, pixels)
-                    if black and not was_black and not self._really_black(time):
-                        raise Damaged
-                    yield Picture(time, index, partial(pipeline.apart, _finished, pixels, self.turn, self.matrix))
-                    pts, index = next(waiting, (None, None))
+                    places = [place for place, _, _ in wanted]
+                    pixels, dark = pipeline.apart(_finished, sequence, places, self.turn, self.matrix)
+                    for (_, shown, number), frame, is_black in zip(wanted, pixels, dark):
+                        time = (shown - self.origin) * self.base
+                        # What it cannot decode DALI gives as black, without a word.
+                        was_black, black = black, is_black
+                        if black and not was_black and not self._really_black(time):
+                            raise Damaged
+                        yield Picture(time, number, partial(_given, frame))
         if pts is not None:
             raise Damaged
         if plan.last not in plan.shown:
@@ -131,6 +146,9 @@ class DaliFile:
                 following, border = [(packet, packet.pts)], packet.pts
             chunk.append((packet, packet.pts))
             size += packet.size
+            if size > MOST_BYTES:
+                warnings.warn(f"a video is decoded on the CPU: {size >> 20} MB of it are without a key frame", stacklevel=2)
+                raise Damaged
         if chunk:
             yield chunk
 
@@ -138,7 +156,7 @@ class DaliFile:
 class _Pipeline:
     """One DALI pipeline: small files in, their frames out. Each keeps one engine of the GPU busy."""
 
-    _idle, _lock = {}, threading.Lock()
+    _idle, _lent, _lock = {}, Counter(), threading.Lock()
 
     def __init__(self, device):
         from nvidia.dali import Pipeline, fn
@@ -150,35 +168,46 @@ class _Pipeline:
             video = fn.experimental.inputs.video(name="video", device="mixed" if gpu else "cpu", sequence_length=SEQUENCE)
             self._pipeline.set_outputs(video)
         self._pipeline.build()
-        self._stream = torch.cuda.Stream(device) if gpu else None
+        self._stream = _stream(device) if gpu else None
 
     @classmethod
     @contextmanager
     def lent(cls, device):
         """A pipeline that is free, or a new one. One that failed or was left in the middle of a file is not used again."""
+        place, pipeline = str(device), None
         with cls._lock:
-            idle = cls._idle.setdefault(str(device), [])
+            idle = cls._idle.setdefault(place, [])
+            if not idle and cls._lent[place] == MOST:
+                warnings.warn(f"{MOST} videos are being decoded by DALI on {place}: further ones are decoded on the CPU", stacklevel=2)
+                raise Damaged
             pipeline = idle.pop() if idle else None
+            cls._lent[place] += 1
         try:
             pipeline = pipeline or cls(device)
             yield pipeline
+            with cls._lock:
+                idle.append(pipeline)
         except (RuntimeError, MemoryError) as error:
             warnings.warn(f"DALI gave up on a video, which is now decoded on the CPU: {_cause(error)}", stacklevel=2)
             raise Damaged from error
-        with cls._lock:
-            idle.append(pipeline)
+        finally:
+            with cls._lock:
+                cls._lent[place] -= 1
 
-    def frames(self, data, count):
-        """Yield the `count` frames of a file in memory, uint8 (H, W, 3) views of DALI's memory."""
+    def sequences(self, data, count):
+        """Yield the `count` frames of a file in memory as uint8 tensors (n, H, W, 3), views of DALI's memory."""
         self._pipeline.feed_input("video", [np.frombuffer(data, np.uint8)])
+        self._pipeline.schedule_run()
         while count > 0:
-            (sequence,) = self._pipeline.run()
+            (sequence,) = self._pipeline.outputs()
             frames = self.apart(torch.from_dlpack, sequence[0])
-            yield from frames
             count -= len(frames)
+            if count > 0:
+                self._pipeline.schedule_run()  # decodes while these are looked at
+            yield frames
 
     def apart(self, function, *arguments):
-        """What `function` returns, done when this returns: on a stream of its own, so that it never queues behind a step of an engine."""
+        """What `function` returns, done when this returns; on a stream apart, so that it never queues behind a step of an engine."""
         if self._stream is None:
             return function(*arguments)
         with torch.cuda.stream(self._stream):
@@ -193,7 +222,7 @@ def _small_file(chunk, video):
     delay = max(place - rank[pts] for place, (_, pts) in enumerate(chunk))
     data = io.BytesIO()
     with av.open(data, "w", format="matroska") as container:
-        stream = container.add_stream_from_template(video)
+        stream = container.add_stream_from_template(video, opaque=True)
         for place, (packet, pts) in enumerate(chunk):
             packet.stream, packet.time_base, packet.duration = stream, Fraction(1, 25), 1
             packet.pts, packet.dts = rank[pts], place - delay
@@ -207,15 +236,28 @@ def _cause(error):
     return lines[0] if lines else type(error).__name__
 
 
-def _is_black(pixels):
-    return not bool(pixels.any())
-
-
-def _finished(pixels, turn, matrix):
-    """A decoded frame in the colors that its file says, upright."""
+def _finished(sequence, places, turn, matrix):
+    """([pixels], [whether it is black]) of the frames at `places` of a sequence, in the colors that their file says, upright."""
+    frames = sequence if len(places) == len(sequence) else sequence[places]
+    black = frames.flatten(1).amax(1) == 0
     if matrix == BT709:
-        pixels = (pixels.float() @ _from_601(pixels.device)).round_().clamp_(0, 255).to(torch.uint8)
-    return upright(pixels, turn).contiguous()
+        parts = frames.split(max(AT_ONCE // frames[0].numel(), 1))
+        frames = [frame for part in parts for frame in _recolored(part)]
+    return [upright(frame, turn).contiguous() for frame in frames], black.tolist()
+
+
+def _recolored(frames):
+    return (frames.float() @ _from_601(frames.device)).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _given(pixels):
+    return pixels
+
+
+@cache
+def _stream(device):
+    # One for all: memory that a frame gave back on one stream is not there for another.
+    return torch.cuda.Stream(device)
 
 
 @cache

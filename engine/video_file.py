@@ -8,6 +8,7 @@ import av
 import numpy as np
 import torch
 from av.sidedata.sidedata import Type
+from av.video.reformatter import VideoReformatter
 
 from .errors import VideoError
 from .video_index import read_index
@@ -29,6 +30,7 @@ class VideoFile:
     def __init__(self, source, stream=0, over_network=False, threads=0):
         self.source, self.stream, self._over_network, self._threads = str(source), stream, over_network, threads
         self.decoded = self.skipped = 0
+        self._colors = VideoReformatter()
         self._address = self.source if over_network else f"file:{source}"  # "file:" keeps names with a colon from being taken for protocols
         self._network = {"options": NETWORK_OPTIONS, "timeout": 20.0} if over_network else {}
         if not over_network:
@@ -36,12 +38,12 @@ class VideoFile:
         with self.open() as container:
             video = select_stream(container, self.source, stream)
             first = _first_frame(container, video, self.source)
-            self.codec, self.base = video.codec_context.name, video.time_base
+            self.codec, self.base = video.codec_context.codec.canonical_name, video.time_base
             self.origin = 0 if first.pts is None else first.pts
             self.pixel_format, self.stored_size, self.turn = first.format.name, (first.width, first.height), turn_of(first)
             self.matrix, self.interlaced = int(first.colorspace), first.interlaced_frame
             self.rotation = -first.rotation % 360
-            self.height, self.width = upright_rgb(first).shape[:2]
+            self.width, self.height = reversed(self.stored_size) if self.turn[0] else self.stored_size
             rate = video.average_rate or video.guessed_rate
             self.fps, self._period = (float(rate), 1 / rate) if rate else (None, Fraction(1, 25))
             self.frames = video.frames or None
@@ -184,7 +186,7 @@ class VideoFile:
 
     def _render(self, frame, time):
         try:
-            return upright_rgb(frame)
+            return upright_rgb(frame, self._colors)
         except (av.FFmpegError, ValueError) as error:
             raise VideoError(self.source, f"a {frame.format.name} picture cannot be turned into RGB, {error}", float(time)) from error
 
@@ -204,9 +206,12 @@ def select_stream(container, source, stream):
     return videos[stream]
 
 
-def upright_rgb(frame):
-    """uint8 (H, W, 3) RGB tensor of a decoded frame, turned and mirrored as its display matrix says."""
-    return upright(torch.from_numpy(frame.to_ndarray(format="rgb24")), turn_of(frame)).contiguous()
+def upright_rgb(frame, colors):
+    """uint8 (H, W, 3) RGB tensor of a decoded frame, turned and mirrored as its display matrix says. colors: a VideoReformatter of its own
+    source, for no other thread."""
+    rgb = colors.reformat(frame, format="rgb24", threads=1)
+    rows = torch.frombuffer(rgb.planes[0], dtype=torch.uint8).view(rgb.height, -1)
+    return upright(rows[:, : 3 * rgb.width].unflatten(1, (rgb.width, 3)), turn_of(frame)).contiguous()
 
 
 def turn_of(frame):

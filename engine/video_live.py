@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import av
+from av.video.reformatter import VideoReformatter
 
 from .errors import VideoError
 from .video_file import select_stream, upright_rgb
@@ -34,8 +35,9 @@ class LiveVideo:
         except (av.FFmpegError, OSError) as error:
             raise VideoError(self.source, f"cannot be opened, {reason_of(error)}") from error
         video = select_stream(self._container, self.source, stream)
-        self.codec, self.rotation = video.codec_context.name, -self._first.rotation % 360
-        self.height, self.width = upright_rgb(self._first).shape[:2]
+        self.codec, self.rotation = video.codec_context.codec.canonical_name, -self._first.rotation % 360
+        self._colors = VideoReformatter()
+        self.height, self.width = upright_rgb(self._first, self._colors).shape[:2]
         self.fps = float(video.average_rate) if video.average_rate else None
         self.duration = self._container.duration / av.time_base if self._container.duration else None
 
@@ -48,7 +50,7 @@ class LiveVideo:
             try:
                 while frame is not None and not self._closed.is_set():
                     moment = clock.time_of(frame)
-                    yield Picture(moment, index, partial(upright_rgb, frame))
+                    yield Picture(moment, index, partial(upright_rgb, frame, self._colors))
                     index += 1
                     if end is not None and moment >= end:
                         return

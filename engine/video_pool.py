@@ -31,6 +31,11 @@ class DecodePool:
         for thread in self._threads:
             thread.start()
 
+    @property
+    def threads_each(self):
+        """Threads that one more source may decode on: while there are fewer sources than workers, each uses more than its worker."""
+        return max(self.workers // (len(self._jobs) + 1), 1)
+
     def open(self, source, fps=None, **options):
         """`open_source` whose frames the pool decodes. Raises as it does."""
         return open_source(source, fps, pool=self, **options)

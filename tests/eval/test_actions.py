@@ -2,7 +2,7 @@
 
 import pytest
 
-from evostreaming.eval.actions import SILENCE, parse_action
+from evostreaming.eval.actions import SILENCE, SYSTEM_PROMPT, parse_action
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,10 @@ def test_a_promise_to_wait_is_speech_unless_parity_is_asked_for(raw):
     assert parse_action(raw) == raw
     assert parse_action(raw, placeholder_is_silence=True) is None
     assert parse_action(raw + " The pot boils now", placeholder_is_silence=True) is not None
+
+
+def test_the_system_prompt_is_that_of_the_specification():
+    assert SYSTEM_PROMPT.format(silence="</silence>") == (
+        "You are watching a live video, one frame per turn. If there is nothing useful to say now, output exactly </silence>. Otherwise "
+        "output the answer only, as soon as the video so far supports it. Do not repeat an answer you already gave."
+    )

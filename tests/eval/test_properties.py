@@ -1,4 +1,8 @@
-"""The properties of RSE-1.0 section 12 that hold for any trace."""
+"""The properties of RSE-1.0 section 12 that hold for any trace: 1, 3, 4, 5, 6, 11, 12, and 2 in small.
+
+2 on OVO-Bench itself is in suites/test_ovobench.py, 7 in test_score_command.py, 8 and 9 in test_stream.py and, on an engine, in
+test_sweep.py, 10 in test_worked_examples.py.
+"""
 
 import json
 import random

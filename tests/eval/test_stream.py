@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 from itertools import count
+from types import SimpleNamespace
 
 import pytest
 
 from evostreaming.eval.discretize import Grid
+from evostreaming.eval.engine_session import action
 from evostreaming.eval.episodes import Query, Target
 from evostreaming.eval.stream import Action, sample, stream, stream_together
 
@@ -105,3 +107,9 @@ def test_sampling_takes_the_last_frame_not_after_the_turn():
     assert list(sample(decoded, Grid(0.0, 1.0, 5))) == ["a", "c", "c", "d", "e"]
     assert list(sample([("late", 0.5)], Grid(0.0, 1.0, 3))) == [None, "late", "late"]
     assert list(sample(decoded, Grid(0.0, 1.0, 5), start=3)) == ["d", "e"]
+
+
+def test_a_reply_that_the_limit_cuts_is_flagged():
+    engine, spent = SimpleNamespace(max_reply=4), SimpleNamespace(total=3.0, reply=1.0)
+    done = [action(engine, SimpleNamespace(speak=True, text="x", tokens=n, probability=1.0, latency=spent)) for n in (3, 4)]
+    assert [(step.cut, step.n_tok, step.ttft_s) for step in done] == [(False, 3, 0.002), (True, 4, 0.002)]

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import threading
-import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -13,17 +11,16 @@ import pytest
 import evostreaming
 from evostreaming import Engine, Gate
 from evostreaming.engine.errors import VideoError
-from evostreaming.engine.video import Frame, open_source
-from evostreaming.eval import sweep_frames, sweep_lanes
+from evostreaming.engine.video import open_source
+from evostreaming.eval import sweep_lanes
 from evostreaming.eval.baselines import FRAMES, poll_bundle
 from evostreaming.eval.discretize import grid
 from evostreaming.eval.engine_session import EngineSession, open_stream
 from evostreaming.eval.episodes import Episode, Query, Target
 from evostreaming.eval.stream import sample, stream
-from evostreaming.eval.sweep_frames import Ahead, open_video, turn_frames
+from evostreaming.eval.sweep_frames import open_video
 from evostreaming.eval.sweep_lanes import watch_bundle
 from evostreaming.eval.sweep_plan import plan_bundles, plan_watches
-from evostreaming.eval.sweep_workers import Worker
 
 ASSETS = Path(evostreaming.__file__).parent / "assets"
 CLIPS = {name: str(ASSETS / "clips" / name) for name in ("demo.mp4", "wait.mp4")}
@@ -199,19 +196,6 @@ def test_what_no_error_of_ours_explains_stops_the_sweep(engine, monkeypatch):
     assert not engine._streams
 
 
-def test_frames_are_the_last_ones_not_after_their_turns():
-    (watch,) = plan_watches([episode("e", "v", [(0.0, "?")], 5.0)], {"v": "v.mp4"})
-    frames = [Frame(i, t, i) for i, t in enumerate((0.0, 0.9, 1.0, 2.5, 3.01))]
-    assert [f.pixels for f in turn_frames(watch, Breaks(frames, None))] == [0, 2, 2, 3, 4, 4]
-    broken, got = turn_frames(watch, Breaks(frames, VideoError("v", "cut off", 3.0))), []
-    with pytest.raises(VideoError, match="cut off"):
-        for frame in broken:
-            got.append(frame.pixels)
-    assert got == [0, 2, 2, 3, 4], "the good frames in front of the damage are to be used"
-    with pytest.raises(VideoError, match="no frame at or before 0 s"):
-        next(turn_frames(watch, Breaks([], None)))
-
-
 def test_simplestream_sees_the_last_frames_and_nothing_else(engine):
     far, now = EPISODES[4], EPISODES[0]
     ended = {}
@@ -240,86 +224,18 @@ def test_an_episode_without_any_frame_is_a_row(engine):
     assert ended["now"][0] == () and ended["now"][1].startswith("VideoError: demo.mp4: ") and ended["same moment"][1] is None
 
 
-def test_an_episode_may_begin_between_two_ticks():
-    inside = replace(EPISODES[0], t_start=4.3, t_end=13.3)
-    (watch,) = plan_watches([inside], CLIPS)
-    with open_video(watch) as source:
-        shown = list(turn_frames(watch, source))
-    with open_source(CLIPS["demo.mp4"]) as source:
-        every = list(source)
-    for k, frame in enumerate(shown):
-        last = max((f for f in every if f.time <= 4.3 + k + 1e-6), key=lambda f: f.time)
-        assert frame.index == last.index and frame.pixels.equal(last.pixels)
-    assert len(shown) == 10
+@pytest.mark.parametrize("limit", [sweep_lanes.SCAN_BELOW, 100], ids=["batches", "scans"])
+def test_a_frame_that_is_still_to_come_changes_nothing_that_was_done(engine, monkeypatch, limit):
+    """The canary of RSE-1.0 (12.8): from the next frame on, the video is another one."""
+    monkeypatch.setattr(sweep_lanes, "SCAN_BELOW", limit)
+    (plain, _), k = run(engine, EPISODES[3:4])[0]["two queries"], 12
 
+    def with_canary(watch):
+        with open_source(watch.path, fps=watch.fps) as source, open_source(CLIPS["wait.mp4"], fps=watch.fps) as other:
+            return Breaks([b if a.time > k + 0.5 else a for a, b in zip(source, other)], None)
 
-@pytest.fixture
-def ahead():
-    ahead = Ahead()
-    yield ahead
-    ahead.close()
-
-
-def decoding():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("decode ")]
-
-
-def test_prepared_videos_deliver_the_same_frames_from_one_pool_of_threads(ahead):
-    watches = plan_watches([replace(ep, t_start=t) for t in (0.0, 1.0, 2.5) for ep in EPISODES[2:5:2]], CLIPS)
-    assert len(watches) == 6
-    threads = len(decoding())
-    ahead.prepare(watches)
-    for watch in watches:
-        mine = ahead(watch)
-        assert len(decoding()) == threads, "a video started a thread of its own"
-        with open_video(watch) as alone:
-            for own, other in zip(turn_frames(watch, mine), turn_frames(watch, alone), strict=True):
-                assert own.time == other.time and own.pixels.equal(other.pixels)
-        mine.close()
-    ahead.close()
-    assert len(decoding()) < threads, "the pool's threads outlive the sweep"
-
-
-def test_what_is_prepared_decodes_before_it_is_asked_for_and_fails_only_then(ahead, tmp_path):
-    (tmp_path / "noise.mp4").write_bytes(b"this is no film" * 100)
-    paths = {**CLIPS, "noise.mp4": str(tmp_path / "noise.mp4")}
-    bad, good = plan_watches([episode("bad", "noise.mp4", [(3.0, "?")], 9.0), EPISODES[0]], paths)
-    ahead.prepare([bad, good])
-    opened, deadline = ahead._opening[good], time.monotonic() + 10
-    while not opened.done() or not opened.result()._ready.frames:
-        assert time.monotonic() < deadline, "nothing was decoded ahead"
-        time.sleep(0.01)
-    with pytest.raises(VideoError, match="noise.mp4"):
-        ahead(bad)
-    assert next(ahead(good)).time == 0.0
-
-
-class Slow:
-    """A source that takes `pause` seconds for each frame."""
-
-    def __init__(self, source, pause):
-        self.source, self.pause, self.close, self.asked = source, pause, source.close, 0
-
-    def __next__(self):
-        time.sleep(self.pause)
-        self.asked += 1
-        return next(self.source)
-
-
-def test_waiting_for_frames_is_told_from_the_work_of_the_model(engine, monkeypatch):
-    model = type("Loaded", (), {"streams": 8, "load": lambda self: engine})()
-    (bundle,), step, slow = plan_bundles(plan_watches(EPISODES[:1], CLIPS), 8), engine.step, []
-
-    def measure(video, model_s):
-        monkeypatch.setattr(sweep_frames, "open_video", lambda watch, pool: slow.append(Slow(open_video(watch, pool), video)) or slow[-1])
-        monkeypatch.setattr(engine, "step", lambda *args, **how: time.sleep(model_s) or step(*args, **how))
-        worker = Worker(model, "stream")
-        done = list(worker.run(bundle))
-        worker.ahead.close()
-        assert [name for work in done for name, *_ in work.episodes] == ["now"]
-        return sum(work.waited for work in done), sum(work.seconds for work in done)
-
-    waited, spent = measure(0.02, 0.0)
-    assert slow[0].asked >= 14 and slow[0].asked * 0.02 <= waited < spent
-    waited, spent = measure(0.0, 0.1)
-    assert waited < spent / 2, "a slow model is not slow decoding"
+    seen, err = run(engine, EPISODES[3:4], with_canary)[0]["two queries"]
+    assert err is None and said(seen[: k + 1]) == said(plain[: k + 1])
+    shares = lambda turns: [turn.p_speak for turn in turns]  # noqa: E731
+    assert shares(seen[: k + 1]) == pytest.approx(shares(plain[: k + 1]), abs=2e-3)
+    assert said(seen) != said(plain) or shares(seen) != pytest.approx(shares(plain), abs=2e-3), "a canary that nobody sees proves little"

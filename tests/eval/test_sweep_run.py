@@ -136,6 +136,17 @@ def test_the_folder_of_another_run_is_refused_with_the_difference(bench, whole, 
     assert {p.name: p.read_bytes() for p in whole.iterdir() if p.is_file()} == before
 
 
+def test_a_folder_in_which_nothing_was_run_yet_is_free_for_another_attempt(bench, tmp_path):
+    (tmp_path / "broken").mkdir()
+    failed = evaluate(bench, tmp_path / "run", "--model", str(tmp_path / "broken"), "--limit", "1")
+    assert failed.exit_code == 4 and (tmp_path / "run" / "run.json").exists()
+    with Journal(tmp_path / "run" / "journal.jsonl"):
+        refused = evaluate(bench, tmp_path / "run", "--limit", "1")
+        assert refused.exit_code == 1 and "belongs to another run" in refused.output, "somebody is about to write there"
+    assert evaluate(bench, tmp_path / "run", "--limit", "1").exit_code == 0
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["model"] == "tiny"
+
+
 def test_another_model_of_the_same_name_is_another_run(bench, whole, tmp_path):
     copy = tmp_path / "tiny"
     shutil.copytree(CLIPS.parent / "tiny", copy)

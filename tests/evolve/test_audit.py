@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from evostreaming.tiny.audit import audit, known, moments, truths
+from evostreaming.tiny.audit import audit, known, moments, put_with, truths
 from evostreaming.tiny.pool import make, scene_of
 from evostreaming.tiny.questions import Asker
 
@@ -63,14 +63,24 @@ def test_each_role_is_measured(clips, tmp_path):
     found = write_run(
         tmp_path / "run", videos, questions=[row],
         relevance=[{**row, "segments": [[inside], [1000]], "relevant": [[0.9, 0.8], [0.9, 0.9]]}],
-        trajectories=[{"video": VIDEO, "category": "TA", "quiet": False, "turns": turns}],
+        trajectories=[
+            {"video": VIDEO, "category": "TA", "quiet": False, "offline": False, "turns": turns},
+            {"video": VIDEO, "category": "TA", "quiet": False, "offline": True, "turns": turns},
+            {"video": VIDEO, "category": "TA", "quiet": False, "offline": False, "turns": [{"t": 0.0, "query": "Why so?", "reply": "x"}]},
+        ],
     )  # fmt: skip
     assert found["category is the genre's"]["TA"] == {"share": 1.0, "of": 1}
     assert found["world can answer it"]["all"] == {"share": 0.5, "of": 2}
     assert found["answer after the video"]["TA"] == {"share": 1.0, "of": 1}
     assert found["relevance"]["TA"] == {"share": 0.5, "of": 2}
     assert found["relevant found"]["TA"]["share"] == 1.0 and found["found is relevant"]["TA"]["share"] == 0.5
+    assert found["world can be asked"]["TA"] == {"share": 0.5, "of": 2}, "of the streams; what was asked offline is none"
     assert found["reply is true"]["TA"] == {"share": 0.5, "of": 2}
+
+
+def test_a_letter_stands_for_its_option():
+    assert put_with("Which color?\nA. red\nB. a. b\nAnswer with the letter.") == ("Which color?", {"A": "red", "B": "a. b"})
+    assert put_with("Which color?") == ("Which color?", {})
 
 
 def test_clips_of_unknown_truth_are_refused(tmp_path):

@@ -50,7 +50,7 @@ def test_twenty_trajectories_from_videos_to_an_adapter_in_a_minute_of_one_core(w
 
 def test_a_trajectory_says_what_was_seen_asked_and_said(whole):
     for row in read_rows(whole[0] / "round_1" / "trajectories.jsonl"):
-        assert set(row) == {"id", "video", "fps", "category", "system", "turns", "quiet", "provenance"}
+        assert set(row) == {"id", "video", "fps", "category", "system", "turns", "quiet", "offline", "provenance"}
         assert sum("query" in turn for turn in row["turns"]) == 1
         times = [turn["t"] for turn in row["turns"]]
         assert times == sorted(set(times))
@@ -72,8 +72,12 @@ def test_the_adapter_streams_in_the_engine_with_its_own_turn_format(whole, clips
     streaming = json.loads((adapter / "streaming.json").read_text())
     assert streaming["silence"] == "SILENT" and streaming["history"] == "full"
     engine = Engine.from_pretrained("tiny", device="cpu", adapter=adapter)
-    assert engine.streaming.system == read_rows(whole[0] / "round_1" / "trajectories.jsonl")[0]["system"]
+    streams = [row for row in read_rows(whole[0] / "round_1" / "trajectories.jsonl") if not row["offline"]]
+    assert engine.streaming.system == streams[0]["system"]
     assert engine.dialogue.history == "full"
+    about = json.loads((adapter / "provenance.json").read_text())
+    assert about["model"] == "tiny" and about["settings"]["samples"] == 20
+    assert about["trajectories"] == whole[1]["rounds"][0]["trajectories"]
 
 
 def test_the_merged_checkpoint_speaks_like_the_adapter(whole, clips, tmp_path):
@@ -161,7 +165,7 @@ def test_without_ray_the_error_says_what_to_install(clips, tmp_path):
 def test_what_cannot_start_says_why(clips, tmp_path):
     (tmp_path / "empty").mkdir()
     for more, code, words in (
-        (("--videos", str(tmp_path / "empty")), 2, "holds no video"),
+        (("--videos", str(tmp_path / "empty")), 3, "holds no video"),
         (("--model", str(tmp_path / "empty")), 4, "config.json"),
         (("--prompts", "v0"), 2, "built in: v1"),
         (("--segment", "1"), 2, "holds no frame"),

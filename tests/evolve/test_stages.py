@@ -11,7 +11,7 @@ from evostreaming.evolve.classify import balanced, mixed
 from evostreaming.evolve.plans import Plan, plan, quiet_plan
 from evostreaming.evolve.questions import is_question, leaks, well_formed
 from evostreaming.evolve.relevance import judge, relevant, segments
-from evostreaming.evolve.rollout import act, kept_turns, new_replies, refusal, select, watch_and_answer
+from evostreaming.evolve.rollout import Choice, act, kept_turns, new_replies, refusal, select, watch_and_answer
 from evostreaming.evolve.settings import Settings
 from evostreaming.evolve.wording import CATEGORIES, Prompts
 
@@ -71,9 +71,9 @@ def test_segments_hold_every_frame_once():
 
 
 def test_a_segment_is_relevant_beside_the_surest_one_of_its_question():
-    assert relevant([0.1, 0.3, 0.15, 0.14], 0.5) == [False, True, True, False]
+    assert relevant([0.1, 0.4, 0.2, 0.19], 0.5) == [False, True, True, False]
     assert relevant([0.9, 0.5, 0.4], 0.5) == [True, True, False]
-    assert relevant([0.09, 0.01], 0.5) == [False, False], "where the model doubts everything, nothing is relevant"
+    assert relevant([0.29, 0.01], 0.5) == [False, False], "where the model doubts everything, nothing is relevant"
 
 
 def test_each_segment_is_judged_alone_and_for_every_question(make_roles):
@@ -158,6 +158,8 @@ def test_each_guard_refuses_what_it_is_for():
     assert refusal(settings, waiting(), times, dict.fromkeys(range(5), "x"), "x") == "answers too often"
     assert refusal(settings, waiting(), times, {3: "It came."}, "It left.") == "not the answer from all of the evidence"
     assert refusal(replace(settings, consistency=False), waiting(), times, {3: "It came."}, "It left.") is None
+    assert refusal(settings, waiting("IV"), times, {3: "red"}, "red", Choice("Q", "B", "b.")) is None
+    assert refusal(settings, waiting("IV"), times, {3: "red"}, "red", Choice("Q", "B", "A")) == "another option than its own answer"
     assert refusal(settings, waiting("TA"), times, {3: "3", 5: "2"}, "2") == "counts backwards"
     assert refusal(settings, replace(waiting(), quiet=True), times, {}, None) is None
 
@@ -193,19 +195,23 @@ def test_refusals_are_counted_and_quiet_streams_say_nothing(make_roles):
     }  # fmt: skip
     made = act(roles, [row], {"round": 1})[video]
     assert made["refused"] == {"no relevant segment": 2}
-    (quiet,) = made["made"]
+    quiet, plain = made["made"]
+    assert plain["offline"] and not plain["quiet"] and plain["turns"][-1]["reply"], "what it says to the question offline is rehearsed"
     assert quiet["quiet"] and not any(turn["reply"] for turn in quiet["turns"])
     assert [turn["query"] for turn in quiet["turns"] if "query" in turn] == ["Tell me when the cook is gone."]
 
 
 def test_selection_is_balanced_and_holds_the_quiet_share():
     counts = zip(CATEGORIES, (50, 3, 50, 50, 50))
-    made = [{"id": f"{name}{i}", "category": name, "quiet": False} for name, count in counts for i in range(count)]
-    made += [{"id": f"q{i}", "category": "AM", "quiet": True} for i in range(50)]
+    made = [{"id": f"{name}{i}", "category": name, "quiet": False, "offline": False} for name, count in counts for i in range(count)]
+    made += [{"id": f"q{i}", "category": "AM", "quiet": True, "offline": False} for i in range(50)]
+    made += [{"id": f"o{i}", "category": CATEGORIES[i % 5], "quiet": False, "offline": True} for i in range(50)]
     chosen = select([{"made": made}], 60, 0.1, CATEGORIES)
     shares = Counter("quiet" if row["quiet"] else row["category"] for row in chosen)
     assert shares == {"quiet": 6, "MD": 3, "IV": 13, "TA": 13, "AM": 13, "DED": 12}
     assert [row["id"] for row in chosen] == [row["id"] for row in made if row in chosen], "the order of the videos stays"
+    plain = [row for row in select([{"made": made}], 60, 0.1, CATEGORIES, 0.25) if row["offline"]]
+    assert Counter(row["category"] for row in plain) == dict.fromkeys(CATEGORIES, 3) and len(plain) == 15
 
 
 # --- words and settings

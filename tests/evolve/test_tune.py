@@ -62,6 +62,25 @@ def test_a_training_sequence_gives_the_logits_the_engine_streams(watched, histor
     assert (got[first] - torch.cat([logits, logits])).abs().max() < 1e-4 * data.scale
 
 
+@pytest.mark.parametrize("history", ["full", "replies"])
+def test_an_offline_sequence_is_frames_and_one_answer_as_the_engine_sees_them(golden, make_engine, noise, history):
+    data, turns = golden("qwen2_5_vl"), [{"t": 0.0, "reply": None}, {"t": 2.0, "reply": None}, {"t": 4.0, "query": "Who?", "reply": "Me."}]
+    frames = noise(3, 56, 84)
+    grids, tokens, deepstack = visual(make_engine(data), frames)
+    spatial = data.config.decoder.mrope_section is not None
+    made = sequence(turns, make_engine(data, history=history).dialogue, None, grids, spatial, offline=True)
+    assert (made.learned == REPLY).sum() == 1 and not (made.learned == SILENCE).any()
+    row = pack([made], [(tokens, deepstack)], "cpu")
+    trained = load_tunable(data.checkpoint)(*row.arguments())[row.kind == REPLY]
+    engine = make_engine(data, history="replies")
+    with engine.open(logits=True) as stream:
+        for turn, frame in zip(turns, frames):
+            if "query" in turn:
+                stream.ask(turn["query"])
+            streamed = engine.step(frame, stream, time=turn["t"], force=turn["reply"] or False).logits
+    assert (trained[0] - streamed).abs().max() < 1e-4 * data.scale
+
+
 def test_what_is_learned_is_every_assistant_turn_up_to_its_end(golden, make_engine, noise):
     data = golden("qwen2_5_vl")
     engine = make_engine(data)

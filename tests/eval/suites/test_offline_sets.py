@@ -1,4 +1,9 @@
-"""The offline sets: each release's own file format becomes questions with the right letter and the benchmark's own prompt."""
+"""The offline sets: each release's own file format becomes questions with the right letter and the benchmark's own prompt.
+
+Formats were read in the releases' own code: EgoSchema (egoschema/EgoSchema: questions.json, subset_answers.json), LongVideoBench
+(longvideobench_dataset.py), MLVU (JUNJIE99/MLVU: video_chat/choice_bench.py, Evaluation_Test/test_bench.py), LVBench (THUDM/LVBench:
+lvbench/metrics/compute_accuracy.py), Video-MME (the table of lmms-eval), MVBench (mvbench.ipynb, as its ports repeat it).
+"""
 
 import json
 
@@ -22,10 +27,13 @@ LVBENCH = {"key": "Cm73ma6Ibcs", "type": "cartoon", "video_info": {"fps": 25}, "
     {"uid": "0", "question": "What year?\n(A) 1636\n(B) 1366\n(C) 1363\n(D) 1633", "answer": "D", "time_reference": "00:15-00:19",
      "question_type": ["key information retrieval", "entity recognition"]}]}  # fmt: skip
 
+MLVU_TEST = {**MLVU, "candidates": ["Yellow ", "Red", "a", "b", "c", "d"], "question_type": "needleQA", "question_id": "NQA_7"}
+
 FILES = {
     "videomme": ("videomme.jsonl", VIDEOMME),
     "mvbench": ("json/action_antonym.json", [MVBENCH]),
     "mlvu": ("json/1_plotQA.json", [MLVU]),
+    "mlvu_test": ("test-ground-truth/test_mcq_gt.json", [MLVU_TEST]),
     "longvideobench": ("lvb_val.json", [LONG]),
     "egoschema": ("questions.json", [EGO, {**EGO, "q_uid": "secret"}]),
     "lvbench": ("video_info.meta.jsonl", LVBENCH),
@@ -53,6 +61,8 @@ def read(tmp_path):
          "Question: What is the action?\nOption:\n(A) Not sure\n(B) Pushing\n(C) Pulling\nOnly give the best option."),
         ("mlvu", "mlvu-1_plotQA-0", "plotQA", "video/1_plotQA/movie101_66.mp4", "A", {},
          "What color?\n(A) Yellow\n(B) Red\nOnly give the best option.\nBest option:"),
+        ("mlvu_test", "mlvu_test-NQA_7", "needleQA", "video/movie101_66.mp4", "A", {},
+         "What color?\n(A) Yellow \n(B) Red\n(C) a\n(D) b\n(E) c\n(F) d\nOnly give the best option.\nBest option:"),
         ("longvideobench", "longvideobench-86CxyhFV9MI_0", "TOS", "videos/86CxyhFV9MI.mp4", "B", {"length": "3-10 min"},
          "Which?\nA. a\nB. b\nC. c\nAnswer with the option's letter from the given choices directly."),
         ("egoschema", "egoschema-0074f737", "subset", "videos/0074f737.mp4", "D", {},
@@ -73,9 +83,8 @@ def test_a_record_of_each_release(read, suite, item_id, task, video, answer, gro
     [
         ("videomme", {**VIDEOMME, "answer": "E"}, "line 1, field answer: 'E' is not one of the 4 option letters"),
         ("videomme", {**VIDEOMME, "duration": "tiny"}, "field duration: 'tiny' is not one of short, medium, long"),
-        ("mvbench", [{**MVBENCH, "answer": "Lifting"}], "field answer: 'Lifting' is 0 of the options"),
-        ("mvbench", [{**MVBENCH, "start": 5, "end": 5}], "field end: is 5, not after start 5"),
-        ("mlvu", [{**MLVU, "candidates": ["Yellow", "Yellow"]}], "'Yellow' is 2 of the options"),
+        ("mvbench", [{**MVBENCH, "answer": "Lifting"}], "field answer: 'Lifting' is none of the options"),
+        ("mlvu", [{**MLVU, "candidates": ["Red", "Blue"]}], "record 0, field answer: 'Yellow' is none of the options"),
         ("longvideobench", [{**LONG, "correct_choice": 3}], "field correct_choice: is 3, but there are 3 options"),
         ("lvbench", {**LVBENCH, "qa": [{**LVBENCH["qa"][0], "question": "What year?"}]}, r"field qa\[0\].question: has no options"),
     ],
@@ -92,9 +101,27 @@ def test_public_answers_must_belong_to_questions(read):
         read("egoschema", answers={"0074f737": 5})
 
 
-def test_a_question_about_a_part_of_a_video_keeps_its_bounds(read):
-    (item,) = read("mvbench", [{**MVBENCH, "start": 1.5, "end": 9}])
-    assert (item.start, item.end, item.folder_fps) == (1.5, 9, 3)
+@pytest.mark.parametrize(
+    ("task", "bounds", "kept"),
+    [
+        ("action_sequence", {"start": 1.5, "end": 9}, (1.5, 9)),
+        ("episodic_reasoning", {"start": 5, "end": 5}, (0, None)),
+        ("action_antonym", {"start": 1.5, "end": 9}, (0, None)),
+    ],
+)
+def test_only_questions_about_a_part_of_a_video_have_bounds_and_impossible_ones_are_dropped(tmp_path, task, bounds, kept):
+    (tmp_path / f"{task}.json").write_text(json.dumps([{**MVBENCH, **bounds}]))
+    (item,) = load_offline("mvbench").items(tmp_path)
+    assert (item.start, item.end, item.folder_fps) == (*kept, 3)
+
+
+def test_of_equal_options_the_last_is_right_as_in_the_benchmarks_own_code(read):
+    assert read("mlvu", [{**MLVU, "candidates": ["Yellow", "Red", "Yellow"]}])[0].answer == "C"
+
+
+def test_both_splits_of_mlvu_in_one_folder_are_not_mixed(read, tmp_path):
+    read("mlvu"), read("mlvu_test")
+    assert len(load_offline("mlvu").items(tmp_path)) == len(load_offline("mlvu_test").items(tmp_path)) == 1
 
 
 def test_every_set_is_known_by_name_and_no_other():

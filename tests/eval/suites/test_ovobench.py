@@ -1,5 +1,6 @@
 """OVO-Bench: the real annotation and the released results, read in place when they are there."""
 
+import itertools
 import json
 
 import pytest
@@ -9,6 +10,7 @@ from evostreaming.eval.episodes import read_episodes, write_episodes
 from evostreaming.eval.errors import SchemaError
 from evostreaming.eval.floors import make_trace, timing_floors
 from evostreaming.eval.judges import LexicalJudge
+from evostreaming.eval.primary import tolerance, verbosity_factor
 from evostreaming.eval.scoring import score_run
 from evostreaming.eval.suites import ovo_timing, ovobench, ovobench_offline
 
@@ -168,6 +170,22 @@ def test_the_oracle_with_its_texts_judged_is_perfect_but_for_crowded_counts(data
     mean = lambda task, field: 100 * sum(x := [getattr(s, field) for s in scores if s.task == task]) / len(x)  # noqa: E731
     assert {t: round(mean(t, "S"), 1) for t in ("REC", "SSR", "CRR")} == {"REC": rec, "SSR": 100.0, "CRR": 100.0}
     assert {t: round(mean(t, "E"), 1) for t in ("REC", "SSR", "CRR")} == {"REC": 100.0, "SSR": 100.0, "CRR": 100.0}
+
+
+@pytest.mark.parametrize(
+    ("fps", "merged", "crowded", "overlapping", "silent_metronome"), [(0.5, 14, 6, 28, 6), (1.0, 6, 0, 22, 12), (2.0, 6, 0, 22, 24)]
+)
+def test_how_crowded_forward_targets_are(data_dir, fps, merged, crowded, overlapping, silent_metronome):
+    """Sections 3, 7, 9 and 12.2 of RSE-1.0: merges, REC records with M < 1 for the oracle, with overlapping tolerance, room for chatter."""
+    forward = [(e, span) for e in ovobench.read(data_dir("ovobench"), fps=fps) if e.regime == "FAR" for span in spans(e)]
+    goals, turns = sum(len(span.goals) for _, span in forward), sum(span.turns for _, span in forward)
+    assert sum(len(e.targets) for e, _ in forward) - goals == merged
+    counting = [([goal.k for goal in span.goals], span.turns) for e, span in forward if e.task == "REC"]
+    assert sum(verbosity_factor(len(ks), n) < 1 for ks, n in counting) == crowded and len(counting) == 82
+    delta = tolerance("FAR", fps, 2.0)
+    assert sum(any(b - a <= 2 * delta for a, b in itertools.pairwise(ks)) for ks, _ in counting) == overlapping
+    # Below 40 % of the turns nothing is charged: so many times as often as there are targets may a policy speak.
+    assert int(0.4 * turns / goals) == silent_metronome
 
 
 def test_timing_reads_both_kinds_of_file(clone, data_dir):

@@ -114,6 +114,76 @@ def test_estp_of_traces(data_dir, make_trace):
     assert f1({}) == 0.0
     assert f1({20: "A red mug.", 80: "A red pen.", 0: "hello"}) == pytest.approx(80)
     assert estp.best_moment("Object Recognition", 2, 8) == 2 and estp.best_moment("Action Recognition", 2, 8) == 5
+    # Two names of the released files that differ from the paper's.
+    assert estp.best_moment("Object Function", 2, 8) == estp.best_moment("Information Function", 2, 8) == 2
+
+
+def turn(role, t, text, start=None, end=None):
+    """A turn of a conversation as the authors' code writes it (EyeWO, estp_gen/contextual_qa/refine_conv_system_prompt.txt)."""
+    return {"role": role, "content": text, "time": t, "task_id": 0} | ({} if start is None else {"start_time": start, "end_time": end})
+
+
+CONVERSATION = {
+    "clip_start_time": 60.0, "clip_end_time": 120.0, "Task Type": " Task Relative Context", "conversation": [
+        turn("user", 61.5, "Where is the lid put down?"), turn("assistant", 64.0, "On the shelf.", 60.5, 67.5),
+        turn("user", 80.0, "When do I take it again?"), turn("Assistant", 91.0, "You take the lid.", 90.0, 92.0),
+        turn("assistant", 101.0, "You take the lid.", 100.0, 102.0)],
+}  # fmt: skip
+
+
+def conversations(tmp_path, row):
+    (tmp_path / "estp_bench_cq_v3.json").write_text(json.dumps({"v": {"c": [row]}}))
+    return estp.read(tmp_path)
+
+
+def test_estp_questions_of_a_conversation_are_asked_in_their_turn(tmp_path):
+    (episode,) = conversations(tmp_path, CONVERSATION)
+    assert (episode.task, episode.t_start, episode.t_end) == ("Task Relative Context", 60, 120)
+    assert [(q.t_q, q.text) for q in episode.queries] == [(61.5, "Where is the lid put down?"), (80, "When do I take it again?")]
+    # The first interval began before its question: nothing can be answered before it is asked.
+    assert [(t.qid, t.t_star, t.window) for t in episode.targets] == [
+        ("q0", 61.5, (61.5, 67.5)), ("q1", 90, (90, 92)), ("q1", 100, (100, 102)),
+    ]  # fmt: skip
+    assert same_after_writing([episode], tmp_path)
+    # Both files in one folder are one suite.
+    single = {"start_time": 3, "end_time": 9, "Task Type": "Object Function", "question": "?", "conversation": []}
+    (tmp_path / "estp_bench_sq.json").write_text(json.dumps({"v": {"c": [single]}}))
+    assert [e.episode_id for e in estp.read(tmp_path)] == ["estp-v-c-0", "estp-cq-v-c-0"]
+
+
+def test_estp_replies_of_a_conversation_are_judged_by_the_question_they_answer(tmp_path, make_trace):
+    (episode,) = conversations(tmp_path, CONVERSATION)
+    asked = []
+
+    def judge(question, golds, text):
+        asked.append((question, golds[0]))
+        return float(text == golds[0])
+
+    f1 = lambda said: estp.official([episode], {episode.episode_id: make_trace(episode, said)}, judge)["mean"]  # noqa: E731
+    right = {10: "On the shelf.", 2 * 31: "You take the lid.", 2 * 41: "You take the lid.", 30: "Hello."}
+    # At 65 s, one second off the middle of the interval as it was annotated, 10 s with its tolerances; and one false alarm.
+    worth = (5 + 5 * 0.9) / 10 + 1 + 1
+    assert f1(right) == pytest.approx(100 * 2 * worth / (2 * worth + 1))
+    assert set(asked) == {("Where is the lid put down?", "On the shelf."), ("When do I take it again?", "You take the lid.")}
+    worth = (5 + 5 * 0.9) / 10 + ((5 + 5 * 0.9) / 10 + (1 + 5 * 0.9) / 10) / 2 + 1  # a right and a wrong one, mean
+    said = {10: "On the shelf.", 61: "You take the lid.", 63: "No.", 82: "You take the lid.", 30: "Hello."}
+    assert f1(said) == pytest.approx(100 * 2 * worth / (2 * worth + 1))
+    assert f1({2 * 55: "You take the lid."}) == 0.0, "outside all intervals"
+    assert estp.official([episode], {episode.episode_id: make_trace(episode, right)}, lambda *item: None)["mean"] is None
+
+
+@pytest.mark.parametrize(
+    ("turns", "says"),
+    [
+        ([turn("assistant", 64.0, "x", 60.5, 67.5), turn("user", 70.0, "?")], r"conversation\[0\]\.role: 'assistant' comes before"),
+        ([turn("user", 70.0, "?"), turn("stream", 71.0, "x")], r"conversation\[1\]\.role: 'stream' is neither user nor assistant"),
+        ([turn("user", None, "?")], r"conversation\[0\]\.time: is null"),
+        ([turn("user", 70.0, "?"), turn("assistant", 80.0, "x", 82.0, 81.0)], r"conversation\[1\]\.end_time: is 81, before"),
+    ],
+)
+def test_estp_names_what_is_wrong_with_a_conversation(tmp_path, turns, says):
+    with pytest.raises(SchemaError, match=says):
+        conversations(tmp_path, {**CONVERSATION, "conversation": turns})
 
 
 def test_spot_slots_are_targets(data_dir, tmp_path):
