@@ -69,6 +69,9 @@ def score(
     judge_url: JudgeUrl = None,
     judge_model: JudgeModel = DEFAULT_JUDGE,
     judge_cache: Annotated[Path | None, typer.Option(help="verdicts of the judge, JSONL [default: TRACES.judge.jsonl]")] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="for livesports3k and infstreams: traces of another run, or another model's published texts, JSONL")
+    ] = None,
     profile: Annotated[Profile, typer.Option(help="the score to lead with")] = Profile.paper,
     matching: Annotated[Matching, typer.Option(help="in S, may one response serve several targets (max) or one")] = Matching.max,
     clock: Annotated[Clock, typer.Option(help="a response counts at its frame, or when its first token is there")] = Clock.video,
@@ -82,7 +85,9 @@ def score(
 
     try:
         text_judge = _judge(judge, judge_url, judge_model, judge_cache or traces.with_name(traces.name + ".judge.jsonl"))
-        card = scorecard(episodes, traces, text_judge, Settings(matching=matching.value, clock=clock.value), profile.value, allow_partial)
+        card = scorecard(
+            episodes, traces, text_judge, Settings(matching=matching.value, clock=clock.value), profile.value, allow_partial, against
+        )
     except EvoStreamingError as error:
         raise exit_for(error) from None
     if json:
@@ -128,7 +133,8 @@ def evaluate(
     shards: Annotated[
         str, typer.Option(callback=parse_shards, metavar="K/N", help="only this part, beside others in the same RUN")
     ] = "1/1",
-    ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="one engine a GPU: local, auto or HOST:PORT")] = None,
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs of this machine to use, one engine each")] = 1,
+    ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="one engine a GPU of a Ray cluster: local, auto or HOST:PORT")] = None,
     device: Annotated[str, typer.Option(help="cuda, cuda:1, cpu, or auto: the GPU if there is one")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto: bfloat16 on a GPU, float32 on the CPU")] = "auto",
     quantization: Annotated[str | None, typer.Option(help="fp8, for the decoder's products on a GPU that has it")] = None,
@@ -151,7 +157,7 @@ def evaluate(
     )  # fmt: skip
     try:
         text_judge = _judge(judge, judge_url, judge_model, out / "traces.jsonl.judge.jsonl")
-        request = Request(suite, data, out, wanted, [b.value for b in baseline or []], limit, fps, parse_part(shards), ray, timed)
+        request = Request(suite, data, out, wanted, [b.value for b in baseline or []], limit, fps, parse_part(shards), ray, gpus, timed)
         runs = run_and_score(request, text_judge, typer.echo)
     except EvoStreamingError as error:
         raise exit_for(error) from None

@@ -11,6 +11,7 @@ from .run_folder import RunFolder, find_videos
 from .suites.catalog import load_suite
 from .sweep import score_folder, sweep
 from .sweep_model import Model
+from .sweep_processes import visible_gpus
 from .tables import print_scorecard
 
 
@@ -27,21 +28,23 @@ class Request:
     fps: float | None = None
     shard: tuple[int, int] = (1, 1)
     ray: str | None = None
+    gpus: int = 1
     timed: bool = False
 
 
 def run_and_score(request, judge, say):
     """Run and score; returns the cards of the run and of its baselines. `say` prints a line.
 
-    Raises SchemaError, MissingVideos and RunError before anything runs, CheckpointError and CapacityError at load.
+    Raises ArgumentError, SchemaError, MissingVideos and RunError before anything runs, CheckpointError and CapacityError at load.
     """
+    check_gpus(request)
     name, data, episodes = choose_episodes(request)
     paths = find_videos(data, episodes)
     folders = [(plan, RunFolder(plan.out, episodes, settings_of(name, plan, request.ray))) for plan in plans(request)]
     cards = []
     for plan, folder in folders:
         say(f"{plan.out}: {plan.policy}, {plan.model.name}" + (f" with {plan.model.adapter}" if plan.model.adapter else ""))
-        if sweep(folder, plan.model, paths, plan.policy, request.shard, request.ray) is None:
+        if sweep(folder, plan.model, paths, plan.policy, request.shard, request.ray, request.gpus) is None:
             say(f"{plan.out}: part {request.shard[0]} of {request.shard[1]} is done; the last part to end scores the run")
             continue
         cards.append(score_folder(folder, judge))
@@ -53,6 +56,16 @@ def run_and_score(request, judge, say):
 
         say(f"report: {write_report(request.out, data)}")
     return cards
+
+
+def check_gpus(request):
+    """Raises ArgumentError when there are fewer GPUs than asked for, or another option says where to work, too."""
+    if request.gpus > 1:
+        if request.ray is not None:
+            raise ArgumentError("--gpus and --ray both say where to work; give one of them")
+        if request.model.device not in ("auto", "cuda"):
+            raise ArgumentError(f"--gpus {request.gpus} takes the first GPUs of this machine; leave out --device {request.model.device}")
+        visible_gpus(request.gpus)
 
 
 @dataclass(frozen=True)

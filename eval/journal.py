@@ -42,17 +42,32 @@ class Journal:
         self.close()
 
 
+def untouched(path):
+    """Whether nothing was ever written to the journal `path` and no process has it open. Raises RunError."""
+    with said_what(path), open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return not file.read(1)
+
+
 def read_lines(path):
     """`{episode_id: line}` of the whole lines of a journal, the first of each id; bytes with their line end. Raises RunError."""
-    with said_what(path):
-        data = Path(path).read_bytes()
     lines = {}
-    for number, line in enumerate(data[: _whole(data)].splitlines(keepends=True), 1):
+    for number, line in enumerate(whole_lines(path), 1):
         try:
             lines.setdefault(json.loads(line)["episode_id"], line)
         except (ValueError, LookupError, TypeError):
             raise RunError(f"{path}, line {number}: not an episode of a run; delete the line and run again") from None
     return lines
+
+
+def whole_lines(path):
+    """The lines of a journal as bytes with their line ends; half a last one, left by a killed process, is none. Raises RunError."""
+    with said_what(path):
+        data = Path(path).read_bytes()
+    return data[: _whole(data)].splitlines(keepends=True)
 
 
 def write_whole(path, data):

@@ -12,6 +12,11 @@ class LexicalJudge:
     def __call__(self, question, golds, response):
         return max(answers.lexical(response, gold) for gold in golds)
 
+    def prefer(self, contest, orders):
+        """For each `(reference, first, second)` 1.0 if the first has more words of the reference, 0.0 if the second has, else 0.5."""
+        near = [[answers.token_f1(*map(answers.words, (text, reference))) for text in texts] for reference, *texts in orders]
+        return [0.5 if first == second else float(first > second) for first, second in near]
+
 
 class AssumeRight:
     """Takes every response for right, so that what is measured is timing alone. For floors only."""

@@ -12,6 +12,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 from .errors import JudgeError
+from .pairwise import read_choice
 from .verdicts import VerdictCache, verdict_key
 
 DEFAULT_MODEL = "Qwen3-VL-235B-A22B-Instruct"
@@ -61,16 +62,9 @@ class LLMJudge:
         self._lock, self._failures, self._unscored = threading.Lock(), 0, set()
 
     def __call__(self, question, golds, response):
-        gold, key = " | ".join(golds), self._key(question, golds, response)
-        known = self.cache.get(key)
-        if known is not None or key in self._unscored:
-            return known
-        score = self._ask(PROMPT.format(question=question, gold=gold, response=response))
-        if score is not None:
-            self.cache.put(
-                key, score, judge=self.name, prompt_version=PROMPT_VERSION, question=question, gold=gold, response=response
-            )  # fmt: skip
-        return score
+        gold = " | ".join(golds)
+        prompt = PROMPT.format(question=question, gold=gold, response=response)
+        return self._verdict(PROMPT_VERSION, prompt, read_grade, question=question, gold=gold, response=response)
 
     def warm(self, items):
         """Judge many `(question, golds, response)` at once; asking for them one by one afterwards is instant, failures included."""
@@ -81,10 +75,31 @@ class LLMJudge:
         self._unscored.update(self._key(*item) for item, score in zip(items, scores) if score is None)
         return scores
 
+    def prefer(self, contest, orders):
+        """For each `(reference, first, second)` which text wins that `contest` of pairwise.py: 1.0, 0.0, 0.5 for a tie, or None."""
+
+        def choose(order):
+            reference, first, second = order
+            return self._verdict(contest.version, contest.ask(*order), read_choice, question=first, gold=reference, response=second)
+
+        with ThreadPoolExecutor(self.threads) as pool:
+            return list(pool.map(choose, orders))
+
+    def _verdict(self, version, prompt, read, **what):
+        """What `read` makes of the answer to `prompt`, or None. The key is `what` was judged, with which `version` of the prompt."""
+        key = verdict_key(self.name, version, *what.values())
+        known = self.cache.get(key)
+        if known is not None or key in self._unscored:
+            return known
+        score = self._ask(prompt, read)
+        if score is not None:
+            self.cache.put(key, score, judge=self.name, prompt_version=version, **what)
+        return score
+
     def _key(self, question, golds, response):
         return verdict_key(self.name, PROMPT_VERSION, question, " | ".join(golds), response)
 
-    def _ask(self, prompt):
+    def _ask(self, prompt, read):
         for attempt in range(self.retries + 1):
             with self._lock:
                 if self._failures >= GIVE_UP_AFTER:
@@ -97,13 +112,13 @@ class LLMJudge:
             except _Failed as error:
                 self.last_error = str(error)
             else:
-                grade = read_grade(reply)
+                verdict = read(reply)
                 # An answer, even rubbish, proves that somebody is there.
                 with self._lock:
                     self._failures = 0
-                if grade is not None:
-                    return grade
-                self.last_error = f"the judge answered {reply[:80]!r} instead of 3, 2 or 1"
+                if verdict is not None:
+                    return verdict
+                self.last_error = no_verdict(reply)
                 if attempt == self.retries:
                     return None
             if attempt < self.retries:
@@ -127,6 +142,10 @@ class LLMJudge:
         except (ValueError, LookupError, TypeError):
             return ""
         return content if isinstance(content, str) else ""
+
+
+def no_verdict(reply):
+    return f"the judge answered {reply[:80]!r}, which is not one of the answers that it was to choose from"
 
 
 def read_grade(reply):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..engine.errors import EvoStreamingError
 from ..engine.locate import locate
-from .llm_judge import LLMJudge, read_grade
+from .llm_judge import LLMJudge, no_verdict
 from .sweep_model import fingerprint
 from .verdicts import VerdictCache
 
@@ -28,7 +28,7 @@ class LocalJudge(LLMJudge):
         self.threads, self.last_error, self._unscored = 1, None, set()
         self._engine, self._lock = None, threading.Lock()
 
-    def _ask(self, prompt):
+    def _ask(self, prompt, read):
         # An engine belongs to one thread at a time.
         with self._lock:
             self._load()
@@ -38,10 +38,10 @@ class LocalJudge(LLMJudge):
             except EvoStreamingError as error:
                 self.last_error = f"{type(error).__name__}: {error}"
                 return None
-        grade = read_grade(reply)
-        if grade is None:
-            self.last_error = f"the judge answered {reply[:80]!r} instead of 3, 2 or 1"
-        return grade
+        verdict = read(reply)
+        if verdict is None:
+            self.last_error = no_verdict(reply)
+        return verdict
 
     def _load(self):
         if self._engine is None:

@@ -14,7 +14,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 @app.command()
 def offline(
-    suite: Annotated[str, typer.Argument(help="videomme, mvbench, mlvu, longvideobench, egoschema, lvbench or livesports3k")],
+    suite: Annotated[str, typer.Argument(help="videomme, mvbench, mlvu, mlvu_test, longvideobench, egoschema, lvbench or livesports3k")],
     data: Annotated[Path, typer.Option(metavar="DIR", help="the folder with the annotation and videos that you downloaded")],
     out: Annotated[Path, typer.Option(metavar="RUN", help="the run's folder; the same command goes on where a killed run stopped")],
     model: Annotated[str, typer.Option("--model", "-m", help="'tiny' (built in) or a Hugging Face checkpoint folder")] = "tiny",

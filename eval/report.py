@@ -10,7 +10,7 @@ from .report_page import bar, between, escape, facts, number, percent, table, ti
 from .report_run import read_run
 from .report_timelines import STYLE, timelines
 from .run_folder import TRACES
-from .tables import LEAD
+from .tables import LEAD, flat
 
 PAGE = "report.html"
 REGIMES = {"BT": "backward tracing", "RT": "real time", "FAR": "forward active responding"}
@@ -128,13 +128,6 @@ def official(found):
     """The benchmarks' own scores, whatever their shape."""
     parts = [f"<h3 style='margin-top:12px'>{escape(suite)}</h3>{facts(flat(scores))}" for suite, scores in found.items()]
     return f"<h2>The benchmarks' own scores</h2>{''.join(parts)}" if parts else ""
-
-
-def flat(value, name=""):
-    """`[(path, text)]` of nested dictionaries."""
-    if isinstance(value, dict):
-        return [pair for key, inner in value.items() for pair in flat(inner, f"{name} · {key}" if name else key)]
-    return [(name, f"{value:.2f}" if isinstance(value, float) else "–" if value is None else value)]
 
 
 def failed(errors, skipped):

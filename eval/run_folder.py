@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .episodes import read_episodes, write_episodes
 from .errors import MissingVideos, RunError
-from .journal import read_lines, said_what, write_whole
+from .journal import read_lines, said_what, untouched, write_whole
 from .records import read_json
 
 SETTINGS, EPISODES, TRACES, SCORES = "run.json", "episodes.jsonl", "traces.jsonl", "scores.json"
@@ -18,7 +18,7 @@ BESIDE = ("", "data", "videos")  # where below the data folder the videos of a b
 
 
 class RunFolder:
-    """`path` once it is known to hold this very run: made now, or found with equal settings."""
+    """`path` once it is known to hold this very run: made now, or found with equal settings or without any episode."""
 
     def __init__(self, path, episodes, settings):
         """settings: JSON values that a run must not mix. Raises RunError that names what differs, SchemaError for duplicate ids."""
@@ -32,10 +32,12 @@ class RunFolder:
             self.episodes = read_episodes(part)
             # Through JSON and back, so that tuples and lists compare alike.
             self.settings = json.loads(json.dumps({**settings, "episodes_sha256": hashlib.sha256(part.read_bytes()).hexdigest()}))
-            if (self.path / SETTINGS).exists():
+            # Settings that no episode was ever run with, say those of a model that could not be loaded, bind nobody.
+            used = not all(map(untouched, self.path.glob("journal*.jsonl")))
+            if used and (self.path / SETTINGS).exists():
                 self._check(read_json(self.path / SETTINGS))
             else:
-                if any(self.path.glob("journal*.jsonl")):
+                if used:
                     raise RunError(f"{self.path} holds episodes of a run without its {SETTINGS}; give another --out")
                 with said_what(self.path):
                     os.replace(part, self.path / EPISODES)

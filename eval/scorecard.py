@@ -2,6 +2,7 @@
 
 import hashlib
 
+from ..engine.errors import ArgumentError
 from .actions import SILENCE
 from .aggregate import aggregate
 from .episodes import read_episodes
@@ -10,18 +11,23 @@ from .floors import timing_floors
 from .scoring import score_run
 from .settings import DEFAULT, SPEC
 from .suites.catalog import SUITES, load_suite
+from .suites.commentary import against as compare_texts
 from .traces import read_traces
 
 # What a run says of itself in the `meta` of its traces and a report must repeat.
 RUN_FACTS = ("model", "engine_commit", "max_new_tokens", "system_prompt_sha256")
 
 
-def scorecard(episodes_path, traces_path, text_judge, settings=DEFAULT, profile="paper", allow_partial=False):
-    """Score `traces_path` against `episodes_path`; a pure function of the two files, the verdicts of the judge and the settings."""
+def scorecard(episodes_path, traces_path, text_judge, settings=DEFAULT, profile="paper", allow_partial=False, against=None):
+    """Score `traces_path` against `episodes_path`; a pure function of the files, the verdicts of the judge and the settings.
+
+    against: another run's traces or another model's texts, for suites whose judge compares two. Raises SchemaError, ArgumentError.
+    """
     episodes = read_episodes(episodes_path)
     traces = read_traces(traces_path, episodes)
     scores = score_run(episodes, traces, text_judge, settings)
     tables = aggregate(episodes, scores, allow_partial, settings)
+    found = _official(episodes, traces, text_judge, against)
     status = {key: tables.pop(key) for key in ("episodes", "incomplete", "invalid")}
     header = {
         "spec": SPEC,
@@ -41,9 +47,10 @@ def scorecard(episodes_path, traces_path, text_judge, settings=DEFAULT, profile=
         "placeholder_is_silence": settings.placeholder_is_silence,
         "episodes_sha256": sha256(episodes_path),
         "traces_sha256": sha256(traces_path),
+        **({} if against is None else {"against_sha256": sha256(against)}),
         **{fact: _agreed([t.meta.get(fact) for t in traces.values()]) for fact in RUN_FACTS},
         "scored": status["episodes"],
-        "incomplete": status["incomplete"],
+        "incomplete": status["incomplete"] + _unscored(found),
         "invalid": status["invalid"],
     }
     return {
@@ -51,19 +58,30 @@ def scorecard(episodes_path, traces_path, text_judge, settings=DEFAULT, profile=
         "episodes": [score.row() for score in scores],
         **tables,
         "floors": timing_floors(episodes, settings),
-        "official": _official(episodes, traces, text_judge),
+        "official": found,
         "failed": {name: trace.err for name, trace in sorted(traces.items()) if trace.err is not None},
     }
 
 
-def _official(episodes, traces, text_judge):
+def _official(episodes, traces, text_judge, rival):
     """The own scores of the benchmarks that are in the file, by suite."""
+    compared = False
     result = {}
     for suite in sorted({e.suite for e in episodes} & set(SUITES)):
         module = load_suite(suite)
+        mine = [e for e in episodes if e.suite == suite]
         if hasattr(module, "official"):
-            result[suite] = module.official([e for e in episodes if e.suite == suite], traces, text_judge)
+            result[suite] = module.official(mine, traces, text_judge)
+        if rival is not None and hasattr(module, "CONTEST"):
+            result[suite]["against"], compared = compare_texts(module, mine, traces, text_judge, rival), True
+    if rival is not None and not compared:
+        raise ArgumentError("--against is for livesports3k and infstreams, whose judges compare two models; there is none of them here")
     return result
+
+
+def _unscored(found):
+    counts = {suite: scores["against"]["unscored"] for suite, scores in found.items() if "against" in scores}
+    return [f"{suite}: {count} comparisons are unscored" for suite, count in counts.items() if count]
 
 
 def sha256(path):

@@ -8,6 +8,7 @@ from .run_folder import EPISODES, SCORES, TRACES
 from .scorecard import scorecard
 from .settings import DEFAULT
 from .sweep_plan import plan_bundles, plan_watches
+from .sweep_processes import work_on_gpus
 from .sweep_progress import Progress
 from .sweep_workers import work_here, work_on_ray
 from .traces import Trace, trace_row
@@ -15,10 +16,11 @@ from .traces import Trace, trace_row
 META = ("model", "adapter", "engine_commit", "max_new_tokens", "system_prompt_sha256")
 
 
-def sweep(folder, model, paths, policy="stream", shard=(1, 1), ray=None):
+def sweep(folder, model, paths, policy="stream", shard=(1, 1), ray=None, gpus=1):
     """Run what is left of `folder` (a RunFolder) and write its traces; returns their path, or None while other shards are at work.
 
-    paths: `{video: path}`; policy: "stream", "timed" or "simplestream"; shard: (number from 1, of how many); ray: see `work_on_ray`.
+    paths: `{video: path}`; policy: "stream", "timed" or "simplestream"; shard: (number from 1, of how many); ray: see `work_on_ray`;
+    gpus: how many of this machine to use.
     Raises RunError, CheckpointError, CapacityError, ArgumentError.
     """
     number, count = shard
@@ -32,7 +34,10 @@ def sweep(folder, model, paths, policy="stream", shard=(1, 1), ray=None):
         # A bundle is run whole or not at all: another batch could say something else.
         left = [b for b in bundles if any(strand.episode_id not in finished for watch in b for strand in watch.strands)]
         if left:
-            work = work_here(model, policy, left) if ray is None else work_on_ray(ray, model, policy, left)
+            if ray is not None:
+                work = work_on_ray(ray, model, policy, left)
+            else:
+                work = work_on_gpus(gpus, model, policy, left) if gpus > 1 else work_here(model, policy, left)
             cost = sum((polls(watch) if policy == "simplestream" else watch.turns) for bundle in left for watch in bundle)
             with Progress(len(mine), sum(name in finished for name in mine), cost) as progress:
                 for turns, ended, *spent in work:

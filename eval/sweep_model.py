@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import Engine, Gate, __version__
-from ..engine.locate import locate
+from ..engine.locate import locate, locate_adapter
 from ..engine.streaming_format import StreamingFormat
 from .engine_session import system_prompt
 
@@ -42,7 +42,7 @@ class Model:
 
     def settings(self):
         """What must be equal for two parts of a run to be one, as JSON values. Raises CheckpointError."""
-        directory, adapter = locate(self.path), Path(self.adapter) if self.adapter else None
+        directory, adapter = locate(self.path), locate_adapter(self.adapter)
         prompt = system_prompt(StreamingFormat.from_directories(directory, adapter))
         return {
             "model": self.name,

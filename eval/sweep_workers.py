@@ -1,4 +1,4 @@
-"""Who does the work of a sweep: one engine in this process, or one a GPU in Ray actors on one machine or many."""
+"""Who does the work of a sweep: one engine in this process, or several that share it, in other processes or on other machines."""
 
 import queue
 import threading
@@ -55,30 +55,53 @@ def work_here(model, policy, bundles):
 
 
 def work_on_ray(address, model, policy, bundles):
-    """Bundles spread over the GPUs of a Ray cluster, as `work_here`; an actor that is free takes the longest that is left.
+    """Bundles spread over the GPUs of a Ray cluster, as `work_here`.
 
     address: "local" starts Ray on this machine, "auto" or HOST:PORT joins a cluster. The videos lie at the same paths on every machine.
     Raises RunError when Ray is missing or an actor dies.
     """
     with Cluster(address) as cluster:
-        left, events, stopping = deque(bundles), queue.SimpleQueue(), threading.Event()
-        hands = [
-            threading.Thread(target=_serve, args=(a, left, events, stopping), daemon=True) for a in cluster.actors(model, policy, bundles)
-        ]
-        try:
-            for hand in hands:
-                hand.start()
-            busy = len(hands)
-            while busy:
-                event = events.get()
-                if event is None:
-                    busy -= 1
-                elif isinstance(event, Exception):
-                    raise event
-                else:
-                    yield event
-        finally:
-            stopping.set()
+        yield from spread(cluster.hands(model, policy, len(bundles)), bundles)
+
+
+def spread(hands, bundles):
+    """Bundles, the longest first, shared among `hands`: whoever is free takes the next. Yields `Done`s as they come.
+
+    A hand has `run(bundle, upcoming)`, as `Worker`. Raises what one of them raises.
+    """
+    share, events, stopping = Share(bundles), queue.SimpleQueue(), threading.Event()
+    threads = [threading.Thread(target=_serve, args=(hand, share, events, stopping), daemon=True) for hand in hands]
+    try:
+        for thread in threads:
+            thread.start()
+        busy = len(threads)
+        while busy:
+            event = events.get()
+            if event is None:
+                busy -= 1
+            elif isinstance(event, Exception):
+                raise event
+            else:
+                yield event
+    finally:
+        stopping.set()
+
+
+class Share:
+    """The bundles that are left. Each hand has one set aside, so that its videos can decode ahead, until another has nothing else to do."""
+
+    def __init__(self, bundles):
+        self._left, self._aside, self._lock = deque(bundles), {}, threading.Lock()
+
+    def take(self, hand):
+        """`(bundle, upcoming)` for `hand`, any key; `((), ())` when nothing is left."""
+        with self._lock:
+            if hand not in self._aside and not self._left and self._aside:
+                hand = next(iter(self._aside))
+            bundle = self._aside.pop(hand, ()) or (self._left.popleft() if self._left else ())
+            if self._left:
+                self._aside[hand] = self._left.popleft()
+            return bundle, self._aside.get(hand, ())
 
 
 class Cluster:
@@ -99,10 +122,10 @@ class Cluster:
     def gpus(self):
         return int(self.ray.cluster_resources().get("GPU", 0))
 
-    def actors(self, model, policy, bundles):
-        """One actor a GPU, one on the CPU where there is none; no more than there are bundles."""
+    def hands(self, model, policy, most):
+        """One actor a GPU, one on the CPU where there is none; no more than `most`."""
         remote = self.ray.remote(num_cpus=1, num_gpus=1 if self.gpus else 0)(Worker)
-        return [remote.remote(model, policy) for _ in range(min(max(self.gpus, 1), len(bundles)))]
+        return [Actor(self.ray, remote.remote(model, policy)) for _ in range(min(max(self.gpus, 1), most))]
 
     def __enter__(self):
         return self
@@ -111,27 +134,30 @@ class Cluster:
         self.ray.shutdown()
 
 
-def _serve(actor, left, events, stopping):
-    """Feed one actor and pass on what it reports."""
-    import ray
+class Actor:
+    """A `Worker` in a Ray actor."""
 
+    def __init__(self, ray, actor):
+        self.ray, self.actor = ray, actor
+
+    def run(self, bundle, upcoming=()):
+        try:
+            for answer in self.actor.run.options(num_returns="streaming").remote(bundle, upcoming):
+                yield self.ray.get(answer)
+        except self.ray.exceptions.RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, Exception) else RunError(str(error))) from None
+        except self.ray.exceptions.RayError as error:
+            raise RunError(f"a Ray worker is gone ({type(error).__name__}: {error}); run the same command again to go on") from None
+
+
+def _serve(hand, share, events, stopping):
+    """Feed one hand and pass on what it reports."""
     try:
-        bundle, upcoming = _take(left), _take(left)
-        while bundle:
-            for answer in actor.run.options(num_returns="streaming").remote(bundle, upcoming):
-                events.put(ray.get(answer))
+        while (work := share.take(id(hand)))[0]:
+            for done in hand.run(*work):
+                events.put(done)
                 if stopping.is_set():
                     return
-            bundle, upcoming = upcoming, _take(left)
         events.put(None)
-    except ray.exceptions.RayTaskError as error:
-        events.put(error.cause if isinstance(error.cause, Exception) else RunError(str(error)))
     except Exception as error:
-        events.put(RunError(f"a Ray worker is gone ({type(error).__name__}: {error}); run the same command again to go on"))
-
-
-def _take(left):
-    try:
-        return left.popleft()
-    except IndexError:
-        return ()
+        events.put(error)

@@ -18,6 +18,8 @@ def print_scorecard(card, console=None):
     if card["floors"]:
         console.print("FAR rows in brackets: blind policies, every text taken for right. What timing alone is worth.", markup=False)
     console.print(_diagnostics(card))
+    if card["official"]:
+        console.print(_official(card["official"]))
 
 
 def _scores(card, order):
@@ -43,6 +45,21 @@ def _diagnostics(card):
             _number(row["tokens_per_turn"]),
         )  # fmt: skip
     return table
+
+
+def _official(found):
+    table = _table("the benchmarks' own scores", "")
+    for suite, scores in found.items():
+        for name, value in flat(scores, suite):
+            table.add_row(name, str(value))
+    return table
+
+
+def flat(value, name=""):
+    """`[(path, text)]` of nested dictionaries."""
+    if isinstance(value, dict):
+        return [pair for key, inner in value.items() for pair in flat(inner, f"{name} · {key}" if name else key)]
+    return [(name, f"{value:.2f}" if isinstance(value, float) else "–" if value is None else value)]
 
 
 def _table(first, *columns):

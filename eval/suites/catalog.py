@@ -10,7 +10,7 @@ SUITES = (
     "ovobench", "ovo_timing", "streamingbench", "ovbench", "odvbench", "proactivevideoqa", "omnimmi", "svbench", "estp", "spot",
     "streambench", "vstream_qa", "livesports3k", "infstreams", "world",
 )  # fmt: skip
-OFFLINE = ("videomme", "mvbench", "mlvu", "longvideobench", "egoschema", "lvbench", "livesports3k")
+OFFLINE = ("videomme", "mvbench", "mlvu", "mlvu_test", "longvideobench", "egoschema", "lvbench", "livesports3k")
 
 
 def load_suite(name):

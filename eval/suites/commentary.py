@@ -1,10 +1,12 @@
 """Running commentary: what was said in a stretch of a stream, judged as one text.
 
-The benchmarks' own judges compare it with what another model said. A pair is shown to such a judge in both orders, because judges favor a
-position: one order alone is no score.
+The benchmarks' own judges compare it with what another model said (`pairwise.duel`).
 """
 
 from ..judges import judge as verdict
+from ..pairwise import duel
+from ..records import Record, read_jsonl
+from ..traces import read_traces
 from .replies import percent, replies, scored
 
 
@@ -21,6 +23,23 @@ def judged(episodes, traces, judge):
             said = commentary(episode, trace, *target.window)
             rows.append(verdict(said, episode.queries[0], (target.answer,), judge) if said else 0.0)
     return None if None in rows else percent(rows)
+
+
+def against(suite, episodes, traces, judge, rival):
+    """How the run fares in the `CONTEST` of a suite's module against another: the rates of `duel`; `compared`: how many of how many texts.
+
+    rival: path of the traces of another run of these episodes, or of another model's predictions as the benchmark publishes them.
+    Raises SchemaError.
+    """
+    mine = [Record(row, "this run", f"prediction {i}") for i, row in enumerate(suite.predictions(episodes, traces))]
+    rows = list(read_jsonl(rival))
+    if rows and "episode_id" in rows[0]:
+        others = suite.predictions(episodes, read_traces(rival, episodes))
+        rows = [Record(row, rival, f"prediction {i}") for i, row in enumerate(others)]
+    mine, other, golds = suite.passages(episodes, mine), suite.passages(episodes, rows), suite.references(episodes)
+    both = [key for key in golds if key in mine and key in other]
+    result = duel(suite.CONTEST, judge, [(golds[key], mine[key], other[key]) for key in both])
+    return {**result, "compared": f"{len(both)}/{len(golds)}"}
 
 
 def win_rate(votes):

@@ -1,31 +1,39 @@
-"""ESTP-Bench (NeurIPS 2025): `estp_bench_sq.json`, one question a clip with several intervals to answer in; its score ESTP-F1."""
+"""ESTP-Bench (NeurIPS 2025): `estp_bench_sq.json`, one question a clip with several intervals to answer in, and `estp_bench_cq_v3.json`,
+conversations of questions that refer to each other; its score ESTP-F1.
+
+How a conversation is written down was read in the training code of its authors (zhangyl4/EyeWO, data/estp/livechat.py and
+estp_gen/contextual_qa): turns of "user" with their `time`, each followed by the "assistant" turns that answer it.
+"""
 
 from ..episodes import Episode, Query, Target
 from ..errors import SchemaError
 from ..records import Record, kind, read_json
-from .catalog import find_file
+from .catalog import find_files
 from .replies import replies, scored
 
+FILES = ("estp_bench_sq.json", "estp_bench_cq_v3.json")
 ANTICIPATION_S, LATENCY_S = 1.0, 2.0
 # Tasks whose best moment is the start of the interval; for all others it is the middle.
 AT_START = {
-    "Object Recognition", "Attribute Perception", "Text-Rich Understanding", "Object Localization", "Object Function Reasoning",
-    "Information Function Reasoning", "Object Relative Context",
+    "Object Recognition", "Attribute Perception", "Text-Rich Understanding", "Object Localization", "Object Function",
+    "Object Function Reasoning", "Information Function", "Information Function Reasoning", "Object Relative Context",
 }  # fmt: skip
 SHORT_AT_START = {"OR", "AP", "TRU", "OL", "OFR", "IFR", "ORC"}
 
 
 def read(path, fps=2.0):
-    """FAR episodes: asked at the start of the clip, one target an interval. Videos are `full_scale_2fps_max384/{video}.mp4`."""
-    file = find_file(path, "estp_bench_sq.json", "estp_dataset/estp_bench_sq.json")
-    videos = read_json(file)
-    if not isinstance(videos, dict):
-        raise SchemaError(file, "", "", f"expected an object of videos at the top level, got {kind(videos)}")
+    """FAR episodes, one a question or conversation, one target an interval. A question is asked at the start of its clip, those of a
+    conversation in their turn. Videos are `full_scale_2fps_max384/{video}.mp4`."""
     episodes = []
-    for video, clips in videos.items():
-        clips = Record(clips, file, f"video {video}")
-        for clip in clips.data:
-            episodes += [_episode(record, video, clip, i, fps) for i, record in enumerate(clips.records(clip))]
+    for file in find_files(path, *FILES, *(f"estp_dataset/{name}" for name in FILES)):
+        videos = read_json(file)
+        if not isinstance(videos, dict):
+            raise SchemaError(file, "", "", f"expected an object of videos at the top level, got {kind(videos)}")
+        suite = "estp-cq" if file.name == FILES[1] else "estp"
+        for video, clips in videos.items():
+            clips = Record(clips, file, f"video {video}")
+            for clip in clips.data:
+                episodes += [_episode(record, suite, video, clip, i, fps) for i, record in enumerate(clips.records(clip))]
     return episodes
 
 
@@ -33,11 +41,13 @@ def official(episodes, traces, judge):
     """ESTP-F1 in percent by task, and its mean over tasks; a task is None while a verdict is missing."""
     rows = {}
     for episode, trace in scored(episodes, traces):
-        golds = [(*t.window, best_moment(episode.task, *t.window)) for t in episode.targets]
+        spans = episode.meta.get("spans", [target.window for target in episode.targets])
+        golds = [(a, b, best_moment(episode.task, a, b)) for a, b in spans]
+        asked = {query.qid: query.text for query in episode.queries}
         predictions = []
         for t, text in replies(episode, trace):
             near = [j for j, (a, b, _) in enumerate(golds) if a - ANTICIPATION_S <= t <= b + LATENCY_S]
-            verdicts = {j: judge(episode.queries[0].text, (episode.targets[j].answer,), text) for j in near}
+            verdicts = {j: judge(asked[episode.targets[j].qid], (episode.targets[j].answer,), text) for j in near}
             predictions.append((t, {j: None if v is None else 1 + 4 * v for j, v in verdicts.items()}))
         rows.setdefault(episode.task, []).append(estp_f1(predictions, golds))
     tasks = {t: None if None in scores else 100 * sum(scores) / len(scores) for t, scores in sorted(rows.items())}
@@ -69,20 +79,39 @@ def estp_f1(predictions, golds):
     return 2 * worth / total if total else 0.0
 
 
-def _episode(record, video, clip, i, fps):
+def _episode(record, suite, video, clip, i, fps):
     # The Goal-Step part of the release names the ends of its clips differently.
     prefix = "clip_" if "clip_start_time" in record or "start_time" not in record else ""
     start, end = record.number(f"{prefix}start_time"), record.number(f"{prefix}end_time")
     if end < start:
         record.fail(f"{prefix}end_time", f"is {end:g}, before {prefix}start_time {start:g}")
-    targets = []
-    for j, turn in enumerate(record.records("conversation")):
-        turn.choice("role", ("assistant",))
-        a, b = turn.number("start_time"), turn.number("end_time")
-        if b < a:
-            turn.fail("end_time", f"is {b:g}, before start_time {a:g}")
-        targets.append(Target(f"g{j}", "q", a, (a, b), turn.text("content")))
+    turns = record.records("conversation")
+    roles = [turn.text("role").lower() for turn in turns]
+    queries, targets, spans = [], [], []
+    if "user" not in roles:
+        queries.append(Query("q", start, record.text("question"), "text"))
+    elif roles[0] != "user":
+        turns[0].fail("role", f"{roles[0]!r} comes before any question")
+    for turn, role in zip(turns, roles):
+        if role == "user":
+            queries.append(Query(f"q{len(queries)}", turn.number("time"), turn.text("content"), "text"))
+        elif role == "assistant":
+            a, b = turn.number("start_time"), turn.number("end_time")
+            if b < a:
+                turn.fail("end_time", f"is {b:g}, before start_time {a:g}")
+            # What a conversation asks about may already be there when it asks; nothing can be answered before.
+            due = max(a, queries[-1].t_q)
+            targets.append(Target(f"g{len(targets)}", queries[-1].qid, due, (due, max(b, due)), turn.text("content")))
+            spans.append([a, b])
+        else:
+            turn.fail("role", f"{role!r} is neither user nor assistant")
+    meta = {"video_id": video, "source_id": f"{clip}-{i}"}
+    if spans != [list(target.window) for target in targets]:
+        meta["spans"] = spans
+    if "user" in roles:
+        asked = [query.t_q for query in queries]
+        start, end = min([start, *asked]), max([end, *asked, *(b for _, b in spans)])
     return Episode(
-        f"estp-{video}-{clip}-{i}", "estp", record.text("Task Type").strip(), "FAR", f"full_scale_2fps_max384/{video}.mp4", start, end, fps,
-        (Query("q", start, record.text("question"), "text"),), tuple(targets), {"video_id": video, "source_id": f"{clip}-{i}"},
+        f"{suite}-{video}-{clip}-{i}", "estp", record.text("Task Type").strip(), "FAR", f"full_scale_2fps_max384/{video}.mp4",
+        start, end, fps, tuple(queries), tuple(targets), meta,
     )  # fmt: skip

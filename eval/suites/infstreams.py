@@ -1,19 +1,22 @@
 """Inf-Streams-Eval (StreamingVLM): `eval_all_metadata.jsonl`, commentary on whole games of two hours and more.
 
-The benchmark's own judge says which of two texts on a stretch is the better commentary, in both orders. `predictions` gives the lines
-that it reads, `official_win_rate` its score from its answers; `official` is the verdict on every stretch by this run's judge.
+The benchmark's own judge says which of two texts on a stretch is the better commentary, in both orders. `official` is the verdict on every
+stretch by this run's judge; with another model's texts it compares, too (`commentary.against`). `predictions` gives the lines that the
+benchmark's own judge reads, `official_win_rate` the score from its answers.
 """
 
 import math
 
 from ..episodes import Episode, Query, Target
 from ..errors import SchemaError
+from ..pairwise import LIVELIER
 from ..records import read_jsonl
 from .catalog import find_file
 from .commentary import judged, win_rate
 from .replies import replies
 
 ANNOTATION = "eval_all_metadata.jsonl"
+CONTEST = LIVELIER
 STRETCH_S = 100.0  # what is judged as one text, the chunk of the benchmark
 PROMPT = "You are the commentator of this live video: {title}. Say what happens, as it happens.{before}"
 
@@ -26,6 +29,25 @@ def read(path, fps=1.0, stretch_s=STRETCH_S):
 def official(episodes, traces, judge):
     """`{"verdict": percent}`: mean verdict on the commentary of a stretch."""
     return {"verdict": judged(episodes, traces, judge)}
+
+
+def references(episodes):
+    """`{(video, number of the stretch): what was said on air}`."""
+    return {(_name(e.video), i): target.answer for e in episodes for i, target in enumerate(e.targets)}
+
+
+def passages(episodes, rows):
+    """`{(video, number of the stretch): text}` of predictions, for the stretches that they cover, in whole seconds as in the benchmark."""
+    known, found = {_name(episode.video): episode for episode in episodes}, {}
+    for row in rows:
+        episode = known.get(_name(row.text("video")))
+        begin, end = int(row.number("chunk_start")), int(row.number("chunk_end"))
+        said = [(int(item.number("end_time")), item.text("response", None) or item.text("text", "")) for item in row.records("items")]
+        for i, target in enumerate(episode.targets if episode else ()):
+            first, last = map(int, target.window)
+            if begin <= first and last <= end:
+                found[_name(episode.video), i] = " ".join(text.strip() for t, text in said if first < t <= last and text.strip())
+    return found
 
 
 def predictions(episodes, traces):
@@ -45,6 +67,10 @@ def official_win_rate(answers):
     As in the benchmark, whatever does not start with "A" is read as "B".
     """
     return win_rate([(first.strip().startswith("A"), not second.strip().startswith("A")) for first, second in answers])
+
+
+def _name(video):
+    return video.rsplit("/", 1)[-1]
 
 
 def _episode(record, fps, stretch_s):

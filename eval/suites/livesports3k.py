@@ -1,18 +1,21 @@
 """LiveSports-3K (LiveCC, CVPR 2025): `LiveSports-3K-CC.json`, commentary on sports events; `LiveSports-3K-QA.json`, multiple choice.
 
-The commentary's own judge, GPT-4o, says which of two texts is nearer to the commentator's, in both orders. `predictions` gives the lines
-that it reads, `official_win_rate` its score; `official` is the verdict on every event by this run's judge.
+The commentary's own judge, GPT-4o, says which of two texts is nearer to the commentator's, in both orders. `official` is the verdict on
+every event by this run's judge; with another model's texts it compares, too (`commentary.against`). `predictions` gives the lines that the
+benchmark's own judge reads, `official_win_rate` the score from its answers.
 """
 
 from ..episodes import Episode, Query, Target
 from ..errors import SchemaError
 from ..multiple_choice import Item, option_lines, right_letter
+from ..pairwise import NEARER
 from ..records import read_jsonl, read_records
 from .catalog import find_file
 from .commentary import commentary, judged, win_rate
 
 CC, QA = "LiveSports-3K-CC.json", "LiveSports-3K-QA.json"
 OVERALL = "items"
+CONTEST = NEARER
 PROMPT = "You are the commentator of this live video: {title}. Say what happens, as it happens.{before}"
 CHOICE = "Answer with the option's letter from the given choices directly."
 
@@ -32,6 +35,16 @@ def official(episodes, traces, judge):
     return {"verdict": judged(episodes, traces, judge)}
 
 
+def references(episodes):
+    """`{(video, event): what the commentator said}`."""
+    return {_event(episode): episode.targets[0].answer for episode in episodes}
+
+
+def passages(episodes, rows):
+    """`{(video, event): text}` of predictions."""
+    return {(row.text("video_id"), str(row.data.get("event_id"))): row.text("pred") for row in rows}
+
+
 def predictions(episodes, traces):
     """`{"video_id", "event_id", "begin", "end", "pred"}` of every event that was run, as the benchmark's judge reads them."""
     rows = []
@@ -48,6 +61,10 @@ def official_win_rate(path, name):
     if not votes:
         raise SchemaError(path, "", "", "holds no verdict")
     return win_rate(votes)
+
+
+def _event(episode):
+    return episode.meta["event"]["video_id"], str(episode.meta["event"]["event_id"])
 
 
 def _episode(record, fps):

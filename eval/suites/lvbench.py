@@ -8,7 +8,7 @@ from .catalog import find_file
 
 OVERALL = "items"
 PROMPT = "{}\nAnswer the question with the option letter"
-_OPTION = re.compile(r"^\(([A-Z])\)\s*(.*)$", re.MULTILINE)
+_OPTION = re.compile(r"^[ \t]*\(([A-Z])\)[ \t]*(.*)$", re.MULTILINE)
 
 
 def items(path):

@@ -13,13 +13,14 @@ FILES = ("1_plotQA", "2_needle", "3_ego", "4_count", "5_order", "6_anomaly_reco"
 def items(path):
     """The questions of one file, or of all in a folder; the overall score is the unweighted mean over the tasks."""
     files = find_files(path, *(f"{folder}{name}.json" for folder in ("json/", "") for name in FILES))
-    return [_item(record, file, i) for file in files for i, record in enumerate(read_records(file))]
+    return [
+        item(record, f"mlvu-{file.stem}-{i}", f"video/{file.stem}") for file in files for i, record in enumerate(read_records(file))
+    ]  # fmt: skip
 
 
-def _item(record, file, number):
+def item(record, name, folder):
+    """The `Item` of a record of any part of MLVU, whose videos are in `folder`."""
     options = record.strings("candidates")
     prompt = PROMPT.format(record.text("question"), option_lines(options, "({}) {}"))
-    return Item(
-        f"mlvu-{file.stem}-{number}", record.text("question_type"), f"video/{file.stem}/{record.text('video')}", prompt, options,
-        right_option(record, "answer", options),
-    )  # fmt: skip
+    answer = right_option(record, "answer", options)
+    return Item(name, record.text("question_type").strip(), f"{folder}/{record.text('video')}", prompt, options, answer)

@@ -31,6 +31,8 @@ TASKS = {
     "counterfactual_inference": "clevrer/video_validation",
 }
 FOLDER_FPS = 3.0
+# Only these are about a part of their video; the benchmark's own code reads `start` and `end` of no other.
+BOUNDED = ("action_sequence", "action_prediction", "object_interaction", "action_localization", "episodic_reasoning")
 
 
 def items(path):
@@ -41,9 +43,9 @@ def items(path):
 
 def _item(record, task, number):
     options = record.strings("candidates")
-    start, end = record.number("start", 0.0), record.number("end", None)
+    start, end = (record.number("start", 0.0), record.number("end", None)) if task in BOUNDED else (0.0, None)
     if end is not None and end <= start:
-        record.fail("end", f"is {end:g}, not after start {start:g}")
+        start, end = 0.0, None  # some of episodic reasoning end before they start: all that is left is the whole
     folder = TASKS.get(task)
     video = f"video/{folder}/{record.text('video')}" if folder else record.text("video")
     prompt = PROMPT.format(record.text("question"), option_lines(options, "({}) {}"))
