@@ -21,7 +21,9 @@ ROLES, TUNING, SCORES = "Roles", "Tuning", "Scores"
     "3 relevance: which segments each question needs. 4 rollout: the model watches and answers there,\n"
     "from what it has seen so far; everything else becomes silence. 5 tune: a LoRA.\n\n"
     "[bold]Examples[/bold]\n\n"
+    "python -m evostreaming.tiny.pool clips --clips 60\n\n"
     "evostreaming evolve --videos clips --out run --samples 200\n\n"
+    "evostreaming run door.mp4 --adapter run/round_1/adapter -q 'Tell me when it opens.'\n\n"
     "evostreaming evolve -m ~/Qwen2.5-VL-7B-Instruct --videos clips --out run --rounds 2 --ray local\n\n"
     "evostreaming evolve --videos clips --out run --stage questions && less run/round_1/questions.jsonl\n\n"
     "torchrun --nproc-per-node 8 -m evostreaming evolve --videos clips --out run --stage tune",
@@ -43,12 +45,18 @@ def evolve(
         float, typer.Option(min=0, max=1, help="Share of videos whose kind of question is drawn, not chosen.", rich_help_panel=ROLES)
     ] = 0.0,
     questions: Annotated[int, typer.Option(min=1, help="Asked of each video.", rich_help_panel=ROLES)] = 4,
+    choices: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of questions answered at once that get lettered options.", rich_help_panel=ROLES)
+    ] = 0.5,
     segment: Annotated[float, typer.Option(help="Seconds of a segment whose relevance is decided.", rich_help_panel=ROLES)] = 4.0,
     prompts: Annotated[str, typer.Option(help="Words of the roles: v1, or a JSON file like it.", rich_help_panel=ROLES)] = "v1",
     window: Annotated[int, typer.Option(min=0, help="Silent turns kept round a reply; 0 keeps all.", rich_help_panel=ROLES)] = 8,
     consistency: Annotated[bool, typer.Option(help="Refuse replies that other evidence does not confirm.", rich_help_panel=ROLES)] = True,
     quiet_share: Annotated[
         float, typer.Option(min=0, max=1, help="Share of streams whose event never comes.", rich_help_panel=ROLES)
+    ] = 0.1,
+    offline_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of plain questions after the video, rehearsed.", rich_help_panel=ROLES)
     ] = 0.1,
     batch: Annotated[int, typer.Option(min=1, help="Videos watched side by side.", rich_help_panel=ROLES)] = 8,
     history: Annotated[
@@ -84,8 +92,8 @@ def evolve(
         tuning = Tuning(loss_balance=loss_balance, rate=rate, epochs=epochs, seed=seed)
         settings = Settings(
             samples=samples, rounds=rounds, seed=seed, fps=fps, tokens_per_frame=tokens_per_frame, mix=mix, questions=questions,
-            segment_s=segment, window=window, consistency=consistency, quiet_share=quiet_share, batch=batch, history=history,
-            prompts=prompts, tuning=tuning,
+            choices=choices, segment_s=segment, window=window, consistency=consistency, quiet_share=quiet_share,
+            offline_share=offline_share, batch=batch, history=history, prompts=prompts, tuning=tuning,
         )  # fmt: skip
         with Bars() as bars:
             scores = None

@@ -16,6 +16,7 @@ from ..engine.streaming_format import StreamingFormat
 from ..eval.journal import write_whole
 from .classify import classify
 from .crew import Here, OnRay
+from .provenance import write_provenance
 from .questions import write_questions
 from .relevance import annotate
 from .roles import Roles
@@ -39,7 +40,7 @@ class Evolution:
     """
 
     def __init__(self, model, videos, out, settings, device="auto", ray=None, progress=None, evaluate=None):
-        self.model, self.folder, self.out = locate(model), Path(videos), Path(out)
+        self.name, self.model, self.folder, self.out = str(model), locate(model), Path(videos), Path(out)
         self.settings, self.device, self.ray, self.evaluate = settings, own_device(device), ray, evaluate
         self.prompts = Prompts.read(settings.prompts)
         self.progress = progress or (lambda *state: None)
@@ -85,7 +86,7 @@ class Evolution:
             crew.close()
         if stage in STAGES[:3]:
             return []
-        chosen = select(rows, self.settings.samples, self.settings.quiet_share, CATEGORIES)
+        chosen = select(rows, self.settings.samples, self.settings.quiet_share, CATEGORIES, self.settings.offline_share)
         write_whole(folder / "trajectories.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in chosen).encode())
         return chosen
 
@@ -101,7 +102,7 @@ class Evolution:
             held = read_features(file)
             places = [min(round(turn["t"] * fps), len(held.tokens) - 1) for turn in trajectory["turns"]]
             grids = [(held.tokens.shape[1], held.grid)] * len(places)
-            made = sequence(trajectory["turns"], dialogue, trajectory["system"], grids, spatial)
+            made = sequence(trajectory["turns"], dialogue, trajectory["system"], grids, spatial, trajectory["offline"])
             examples.append((made, Reader(file, places)))
             self.progress(roles.number, "features", done, len(trajectories))
         return examples
@@ -119,6 +120,8 @@ class Evolution:
         log = tuner.run()
         if tuner.accelerator.is_main_process:
             write_whole(folder / "losses.jsonl", "".join(json.dumps(row) + "\n" for row in log).encode())
+            about = self.settings, roles.number, self.prompts, folder / "trajectories.jsonl"
+            write_provenance(out, self.name, self.model, *about)
             write_whole(out / FORMAT, (json.dumps(asdict(streaming), indent=1) + "\n").encode())  # last: it says that the round is done
         tuner.accelerator.wait_for_everyone()
 

@@ -8,6 +8,7 @@ late instead, as users do both.
 from dataclasses import dataclass
 
 WAITING = ("AM", "TA", "DED")
+AT_ONCE = ("IV", "MD")
 REMEMBERING = ("MD", "TA", "DED")  # their answers rest on what was seen before, which pruning therefore keeps
 EARLY = 0.75  # share of counts and procedures that are asked for before there is anything to say
 LOCAL = ("IV", "DED")  # their answers hold for the moment; the others' for all that was seen
@@ -16,7 +17,8 @@ LOCAL = ("IV", "DED")  # their answers hold for the moment; the others' for all 
 @dataclass(frozen=True)
 class Plan:
     """One trajectory to be: `question` rides with frame `ask`; `hear`: turns at which the policy is asked; `baseline`: whether the answer
-    at `ask` is only what later answers are compared with; `segment`: for local answers, which segment each turn lies in."""
+    at `ask` is only what later answers are compared with; `segment`: for local answers, which segment each turn lies in; `others`: wrong
+    options that the answer is tried against; `lettered`: whether the question is also put with them."""
 
     question: str
     category: str
@@ -25,10 +27,13 @@ class Plan:
     baseline: bool
     segment: dict
     quiet: bool = False
+    others: tuple = ()
+    lettered: bool = False
 
 
-def plan(rng, question, category, relevant, segments):
-    """A `Plan`, or the reason (str) why there is none. relevant: bool a segment; segments: places of the frames in each."""
+def plan(rng, question, category, relevant, segments, others=(), choices=0.0):
+    """A `Plan`, or the reason (str) why there is none. relevant: bool a segment; segments: places of the frames in each; others: other
+    answers to the question; choices: share of the questions with such that are put with options, if they are answered at once."""
     segment = {place: index for index, part in enumerate(segments) for place in part}
     turns = sorted(place for index, part in enumerate(segments) if relevant[index] for place in part)
     last = max(segment)
@@ -39,11 +44,10 @@ def plan(rng, question, category, relevant, segments):
         # What is said to have happened when it is asked to be told cannot be waited for: it is no reply, and repeating it says nothing new.
         baseline = category == "AM" or ask not in turns
         return Plan(question, category, ask, tuple(t for t in turns if t > ask), baseline, segment)
-    if category == "MD":
-        ask = rng.randint(turns[0], last)
-    else:
-        ask = rng.choice(turns)
-    return Plan(question, category, ask, tuple(t for t in turns if t > ask) if category == "IV" else (), False, segment)
+    ask = rng.randint(turns[0], last) if category == "MD" else rng.choice(turns)
+    lettered = bool(others) and rng.random() < choices
+    hear = tuple(t for t in turns if t > ask) if category == "IV" and not lettered else ()
+    return Plan(question, category, ask, hear, False, segment, others=tuple(others), lettered=lettered)
 
 
 def quiet_plan(rng, question, relevant, segments):

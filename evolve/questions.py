@@ -4,15 +4,21 @@ import random
 import re
 from collections import Counter
 
+from .plans import AT_ONCE
 from .stage import Skip, each, run_stage, sound
 from .wording import normalized
 
 DRAWS = 3  # samples for each question wanted
 SHARED = {"yes", "no", "nothing", "none", "unknown"}  # answers that many questions have
+OTHERS = 3  # videos beside it that a question is put to as well, for wrong options to it
 
 
 def write_questions(crew, rows, out, progress=None):
-    """Rows {"video", "category", "questions": [{"text", "answer"}], "refused": {reason: count}}, with the answers after the whole video."""
+    """Rows {"video", "category", "questions": [{"text", "answer", "others"}], "borrowed", "refused": {reason: count}}.
+
+    answer: after the whole video; others: what the model answers to the same question after other videos, for stage 4 to offer as options;
+    borrowed: a question of another video with the answer after this one and its "category", or null.
+    """
     return run_stage("questions", rows, out, crew, invent, (), progress)
 
 
@@ -28,17 +34,39 @@ def invent(roles, items):
         kept = [well_formed([text.strip() for text in texts]) for texts in zip(*drawn)]
         pairs = [(stream, text) for stream, (texts, _) in zip(streams, kept) for text in texts]
         answers = iter(roles.answer([stream for stream, _ in pairs], [text for _, text in pairs]))
-    for item, (texts, refused) in zip(there, kept):
-        questions = []
-        for text, answer in zip(texts, [next(answers) for _ in texts]):
-            reason = roles.no_answer(answer) or (leaks(text, answer) and "leaks the answer")
-            if reason:
-                refused[reason] += 1
-            elif len(questions) < settings.questions:
-                questions.append({"text": text, "answer": answer})
-        row = {"video": item["video"], "category": item["category"], "questions": questions, "refused": dict(refused)}
-        made[item["video"]] = row if questions else Skip(f"no question of {len(drawn)} was usable: {dict(refused)}")
+        for item, (texts, refused) in zip(there, kept):
+            questions = []
+            for text, answer in zip(texts, [next(answers) for _ in texts]):
+                reason = roles.no_answer(answer) or (leaks(text, answer) and "leaks the answer")
+                reason = reason or (evades(text, answer) and "answered with what it does not offer")
+                if reason:
+                    refused[reason] += 1
+                elif len(questions) < settings.questions:
+                    questions.append({"text": text, "answer": answer, "others": []})
+            row = {"video": item["video"], "category": item["category"], "questions": questions, "borrowed": None, "refused": dict(refused)}
+            made[item["video"]] = row if questions else Skip(f"no question of {len(drawn)} was usable: {dict(refused)}")
+        rows = {item["video"]: made[item["video"]] for item in there if not isinstance(made[item["video"]], Skip)}
+        offer(roles, rows, {item["video"]: stream for item, stream in zip(there, streams)}, rng)
     return made
+
+
+def offer(roles, rows, streams, rng):
+    """Put each row's questions to the streams of other videos. The different answers become `others` of the question; and each of those
+    videos borrows the first such question, so that what is asked is not always there."""
+    asked = []
+    for video, row in rows.items():
+        beside = [other for other in streams if other != video]
+        for question in row["questions"] if row["category"] != "AM" else ():
+            asked += [(row["category"], question, other) for other in rng.sample(beside, min(OTHERS, len(beside)))]
+    answers = roles.answer([streams[other] for _, _, other in asked], [question["text"] for _, question, _ in asked])
+    for (category, question, other), answer in zip(asked, answers):
+        if roles.no_answer(answer) or evades(question["text"], answer):
+            continue
+        if category in AT_ONCE and rows.get(other, {}).get("borrowed", 0) is None:
+            wrong = [question["answer"]] if normalized(answer) != normalized(question["answer"]) else []
+            rows[other]["borrowed"] = {"text": question["text"], "answer": answer, "others": wrong, "category": category}
+        if normalized(answer) not in {normalized(known) for known in (question["answer"], *question["others"])}:
+            question["others"].append(answer)
 
 
 def well_formed(texts):
@@ -56,8 +84,15 @@ def well_formed(texts):
 
 
 def is_question(text):
-    """One line that begins with a capital and ends as a question or a request, of 3 to 40 words."""
-    return bool(re.fullmatch(r"[A-Z][^\n]*[?.]", text)) and 3 <= len(text.split()) <= 40
+    """One line that begins with a capital and ends as a question or a request, of 3 to 40 words, and offers no choice of one thing."""
+    same = re.search(r"\b(\w+ \w.*) or \1$", normalized(text))
+    return bool(re.fullmatch(r"[A-Z][^\n]*[?.]", text)) and 3 <= len(text.split()) <= 40 and not same
+
+
+def evades(question, answer):
+    """Whether a question offers a choice, "this or that", and the answer is neither."""
+    asked, answer = normalized(question), normalized(answer)
+    return " or " in asked and answer not in SHARED and answer not in asked
 
 
 def leaks(question, answer):

@@ -3,7 +3,8 @@
 from .stage import each, run_stage, sound
 
 SIDE_BY_SIDE = 64  # segments watched in one batch
-DOUBT = 0.1  # probability below which nothing is relevant
+DOUBT = 0.1  # probability from which a question of another video may be relevant after all
+SURE = 0.3  # probability that the surest segment of a question must reach: what no part of the video bears on, it cannot answer
 
 
 def segments(times, seconds):
@@ -16,14 +17,15 @@ def segments(times, seconds):
 
 def relevant(line, share):
     """{I, R} of a question's probabilities, a segment each: R from `share` of the surest one on, as the question was asked about this very
-    video and some segment must bear on it; none where even the surest is not sure at all. A segment too many costs little: the policy is
+    video and some segment must bear on it; none where even the surest is not SURE. A segment too many costs little: the policy is
     heard there and has nothing new to say."""
     surest = max(line)
-    return [surest >= DOUBT and p >= share * surest for p in line]
+    return [surest >= SURE and p >= share * surest for p in line]
 
 
 def annotate(crew, rows, out, progress=None):
-    """Rows {"video", "category", "questions", "segments": [[places of frames]], "relevant": [[P(yes) a segment] a question], "foreign"}.
+    """Rows {"video", "category", "questions", "borrowed", "segments": [[places of frames]], "relevant": [[P(yes) a segment] a question],
+    "foreign"}.
 
     foreign: {"text", "relevant"} of a question "tell me when" of another video, for streams in which nothing is to be said; or null.
     """
@@ -65,5 +67,5 @@ class Annotation:
 
     def result(self):
         foreign = {"text": self.foreign, "relevant": self.table.pop()} if self.foreign is not None else None
-        kept = {name: self.row[name] for name in ("video", "category", "questions")}
+        kept = {name: self.row.get(name) for name in ("video", "category", "questions", "borrowed")}
         return {**kept, "segments": self.parts, "relevant": self.table, "foreign": foreign}

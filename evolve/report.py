@@ -9,7 +9,7 @@ from ..engine.errors import EvoStreamingError
 from ..eval.journal import write_whole
 from .rows import read_rows
 from .summary import asked
-from .tables import figures, funnel
+from .tables import SCORES, figures, funnel
 from .videos import read_frames
 from .wording import CATEGORIES
 
@@ -52,13 +52,12 @@ def settings_line(settings):
 def scores(found):
     if not any(found):
         return "<p class=dim>Not evaluated: run again with --evaluate.</p>"
-    names = {"overall": "S", "far": "FAR S", "event": "FAR E", "rt": "RTVP S", "bt": "BT S", "quiet": "quiet Q", "offline": "offline"}
     first = next(row for row in found if row)
-    lines = ["<h2>Scores</h2><table><tr><th>model", *(f"<th class=n>{name}" for name in names.values())]
+    lines = ["<h2>Scores</h2><table><tr><th>model", *(f"<th class=n>{name}" for name in SCORES.values())]
     for number, row in enumerate(found):
         if row:
             lines.append(f"<tr><td>{'before' if not number else f'round {number}'}")
-            lines += [f"<td class=n>{score(row[name], first[name], row is first)}" for name in names]
+            lines += [f"<td class=n>{score(row[name], first[name], row is first)}" for name in SCORES]
     return "".join([*lines, "</table>"])
 
 
@@ -83,7 +82,8 @@ def balance(round_figures):
     lines = ["<table><tr><th>category<th class=n>trajectories<th class=n>replies"]
     for name, row in round_figures["categories"].items():
         lines.append(f"<tr><td>{name}<td class=n>{row['trajectories']}<td class=n>{row['replies']}")
-    lines.append(f"<tr><td>quiet<td class=n>{round_figures['quiet']}<td class=n>0</table>")
+    lines.append(f"<tr><td>quiet<td class=n>{round_figures['quiet']}<td class=n>0")
+    lines.append(f"<tr><td>offline<td class=n>{round_figures['offline']}<td class=n>{round_figures['offline']}</table>")
     lines.append(f"<p>Answer rate {share(round_figures['answer_rate'])}")
     for what, found in round_figures["distinct"].items():
         lines.append(f"; {what}: distinct-1 {share(found['distinct_1'])}, distinct-2 {share(found['distinct_2'])}")
@@ -112,13 +112,17 @@ def losses(folder):
 
 
 def samples(folder, videos, fps):
-    """Some trajectories of every category, and quiet ones: frames over what was asked and said."""
+    """Some trajectories of every category, quiet and offline ones: frames over what was asked and said."""
     rows, parts = read_rows(folder / "trajectories.jsonl"), []
-    for name in (*CATEGORIES, "quiet"):
-        mine = [row for row in rows if (name == "quiet") == row["quiet"] and (row["quiet"] or row["category"] == name)]
+    for name in (*CATEGORIES, "quiet", "offline"):
+        mine = [row for row in rows if kind(row) == name]
         for row in mine[:: max(len(mine) // STRIPS, 1)][:STRIPS]:
             parts.append(strip(row, videos, fps, name))
     return "".join(["<h3>Samples</h3>", *parts]) if parts else ""
+
+
+def kind(row):
+    return next((name for name in ("quiet", "offline") if row[name]), row["category"])
 
 
 def strip(row, videos, fps, name):

@@ -11,7 +11,7 @@ import torch
 from ..engine.engine import Engine
 from ..engine.gate import Gate
 from .videos import read_frames
-from .wording import normalized
+from .wording import LETTERS, normalized
 
 
 class Roles:
@@ -42,8 +42,8 @@ class Roles:
         return ThreadPoolExecutor(2)
 
     def read_ahead(self, items):
-        """Begin to decode the videos of the next group."""
-        self.ahead = {item["video"]: self._reader.submit(self._read, item["video"]) for item in items}
+        """Begin to decode the videos of the next group; those of this one may still be waiting here."""
+        self.ahead |= {item["video"]: self._reader.submit(self._read, item["video"]) for item in items}
 
     def frames(self, video):
         """([frame], [seconds]) of a video. Raises VideoError, and FrameError for a shape that the model cannot see."""
@@ -80,7 +80,7 @@ class Roles:
 
     def letters(self, streams, prompt):
         """Probabilities of the options A to E for each stream: [[5 floats]]. A gate over five rows."""
-        return self.engine.choose(streams, [prompt] * len(streams), list("ABCDE")) if streams else []
+        return self.engine.choose(streams, [prompt] * len(streams), list(LETTERS)) if streams else []
 
     def yes(self, streams, questions):
         """For each stream, the probability that what it has seen is relevant to its question. A gate over two rows."""

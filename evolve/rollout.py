@@ -5,11 +5,16 @@ silence. Guards refuse what would teach the wrong thing; every refusal is counte
 """
 
 import random
+from collections import namedtuple
+from dataclasses import replace
 
 from .plans import LOCAL, REMEMBERING, Plan, plan, quiet_plan
 from .relevance import DOUBT, relevant
 from .stage import each, run_stage, sound
-from .wording import normalized
+from .wording import LETTERS, normalized
+
+# A question put with options: its text, the letter of what the policy had answered without them, and what it answers with them.
+Choice = namedtuple("Choice", "text right said")
 
 
 def roll_out(crew, rows, out, provenance, progress=None):
@@ -31,19 +36,24 @@ def act(roles, items, provenance):
 
 
 def _plans(roles, row):
-    """[Plan or reason] of a video: one a question, and one of the foreign question."""
+    """[Plan or reason] of a video: one a question, one of the borrowed and one of the foreign question."""
     settings = roles.settings
     rng = random.Random(f"rollout {settings.seed} {roles.number} {row['video']}")
     made = []
     for question, line in zip(row["questions"], row["relevant"]):
-        made.append(plan(rng, question["text"], row["category"], relevant(line, settings.relevance), row["segments"]))
+        parts = relevant(line, settings.relevance), row["segments"]
+        made.append(plan(rng, question["text"], row["category"], *parts, question.get("others", ()), settings.choices))
+    if borrowed := row.get("borrowed"):  # of the answer that it is not there, every part is evidence
+        parts = [True] * len(row["segments"]), row["segments"]
+        made.append(plan(rng, borrowed["text"], borrowed["category"], *parts, borrowed["others"], settings.choices))
     if row["foreign"]:
         made.append(quiet_plan(rng, row["foreign"]["text"], [p >= DOUBT for p in row["foreign"]["relevant"]], row["segments"]))
     return made
 
 
 def watch_and_answer(roles, shown, plans):
-    """All videos of the group side by side, a frame of each a batch: {(video, index of plan, turn): answer}; turn None: after all of it."""
+    """All videos of the group side by side, a frame of each a batch: {(video, index of plan, turn): answer}; turn None: after all of it.
+    Turn "choice": the `Choice` of a plan with options, "last choice" after all of it."""
     said = {}
     with roles.watching() as watch:
         streams = dict(zip(shown, watch([([], [])] * len(shown))))
@@ -61,7 +71,22 @@ def watch_and_answer(roles, shown, plans):
                             wanted.append((video, index, None))
             answers = roles.answer([streams[v] for v, _, _ in wanted], [plans[v][i].question for v, i, _ in wanted])
             said |= dict(zip(wanted, answers))
+            said |= _choose(roles, streams, plans, "choice", [(v, i, said[v, i, t]) for v, i, t in wanted if t == plans[v][i].ask])
+            said |= _choose(roles, streams, plans, "last choice", [(v, i, said[v, i, t]) for v, i, t in wanted if t is None])
     return said
+
+
+def _choose(roles, streams, plans, name, answered):
+    """{(video, index, name): Choice} of those (video, index of plan, answer) that have other answers to stand beside."""
+    put = {}
+    for video, index, answer in answered:
+        others = [other for other in plans[video][index].others if normalized(other) != normalized(answer)]
+        if others and not roles.no_answer(answer):
+            options = [answer, *others]
+            random.Random(f"{name} {roles.settings.seed} {roles.number} {video} {index}").shuffle(options)
+            put[video, index] = roles.prompts.choice_text(plans[video][index].question, options), LETTERS[options.index(answer)]
+    letters = roles.answer([streams[video] for video, _ in put], [text for text, _ in put.values()])
+    return {(*key, name): Choice(text, right, said) for (key, (text, right)), said in zip(put.items(), letters)}
 
 
 def _second_answers(roles, row, shown, plans, said):
@@ -98,18 +123,42 @@ def new_replies(roles, each_plan, video, index, said):
 def _row(roles, row, times, plans, said, sure, provenance):
     made, refused = [], {}
     for index, each_plan in enumerate(plans):
-        result = each_plan
+        result, name = each_plan, f"{roles.number}-{row['video']}-{index}"
         if isinstance(each_plan, Plan):
             replies = dict(new_replies(roles, each_plan, row["video"], index, said))
-            result = refusal(roles.settings, each_plan, times, replies, sure.get(index))
+            choice = said.get((row["video"], index, "choice"))
+            result = refusal(roles.settings, each_plan, times, replies, sure.get(index), choice)
             if result is None:
-                made.append(_trajectory(roles, row, times, each_plan, replies, f"{roles.number}-{row['video']}-{index}", provenance))
-                continue
-        refused[result] = refused.get(result, 0) + 1
+                lettered = choice and each_plan.lettered
+                put = replace(each_plan, question=choice.text) if lettered else each_plan
+                turns = _turns(roles, times, put, {put.ask: choice.right} if lettered else replies)
+                system = roles.prompts.stream_system.format(silence=roles.engine.streaming.silence)
+                made.append(_trajectory(roles, row, put, name, system, turns, provenance))
+            for kind, turns in rehearsals(roles, times, each_plan, said, (row["video"], index)):
+                made.append(_trajectory(roles, row, each_plan, f"{name}-{kind}", None, turns, provenance, offline=True))
+        if result is not None:
+            refused[result] = refused.get(result, 0) + 1
     return {"video": row["video"], "made": made, "refused": refused}
 
 
-def refusal(settings, each_plan, times, replies, second):
+def rehearsals(roles, times, each_plan, said, key):
+    """[(name, turns)]: what was seen is shown and the question put with the last frame, as models are used offline, with the answer that
+    the model gives; rehearsed, it is not forgotten. Once after all of the video; of what is waited for, once before it came."""
+    asked = [("offline", len(times), said.get((*key, None)), said.get((*key, "last choice")))]
+    if each_plan.category == "AM":
+        asked.append(("offline-early", each_plan.ask + 1, said.get((*key, each_plan.ask)), None))
+    found = []
+    for name, seen, answer, choice in asked:
+        if not answer or normalized(answer) == normalized(roles.engine.streaming.silence):
+            continue
+        same = choice and each_plan.lettered and normalized(choice.said) == normalized(choice.right)
+        query, reply = (choice.text, choice.right) if same else (each_plan.question, answer)
+        shown = [{"t": t, "reply": None} for t in times[: seen - 1]]
+        found.append((name, [*shown, {"t": times[seen - 1], "query": query, "reply": reply}]))
+    return found
+
+
+def refusal(settings, each_plan, times, replies, second, choice=None):
     """Why a trajectory is refused, or None. Rates are over the turns from the question on."""
     if each_plan.quiet:
         return None
@@ -122,20 +171,25 @@ def refusal(settings, each_plan, times, replies, second):
         return "counts backwards"
     if settings.consistency and normalized(second) != normalized(list(replies.values())[-1]):
         return "not the answer from all of the evidence"
+    if choice and normalized(choice.said) != normalized(choice.right):
+        return "another option than its own answer"
     return None
 
 
-def _trajectory(roles, row, times, each_plan, replies, name, provenance):
+def _turns(roles, times, each_plan, replies):
     turns = []
     for turn in kept_turns(roles.settings.window, len(times), each_plan, replies):
         made = {"t": times[turn], "reply": replies.get(turn)}
         if turn == each_plan.ask:
             made = {"t": times[turn], "query": each_plan.question, "reply": replies.get(turn)}
         turns.append(made)
+    return turns
+
+
+def _trajectory(roles, row, each_plan, name, system, turns, provenance, offline=False):
     return {
-        "id": name, "video": row["video"], "fps": roles.settings.fps, "category": each_plan.category,
-        "system": roles.prompts.stream_system.format(silence=roles.engine.streaming.silence), "turns": turns,
-        "quiet": each_plan.quiet, "provenance": provenance,
+        "id": name, "video": row["video"], "fps": roles.settings.fps, "category": each_plan.category, "system": system, "turns": turns,
+        "quiet": each_plan.quiet and not offline, "offline": offline, "provenance": provenance,
     }  # fmt: skip
 
 
@@ -154,16 +208,23 @@ def kept_turns(window, count, each_plan, replies):
     return sorted(keep)
 
 
-def select(rows, samples, quiet_share, categories):
-    """`samples` of the trajectories that were made: a share that stays quiet, the rest from all categories alike while they last."""
+def select(rows, samples, quiet_share, categories, offline_share=0.0):
+    """`samples` of the trajectories that were made: a share that stays quiet, a share of offline ones, the rest streams that speak; of both
+    latter all categories alike while they last."""
     made = [trajectory for row in rows for trajectory in row["made"]]
     quiet = [each for each in made if each["quiet"]][: round(samples * quiet_share)]
-    room = samples - len(quiet)
-    by_category = {name: [each for each in made if not each["quiet"] and each["category"] == name] for name in categories}
+    offline = alike([each for each in made if each["offline"]], round(samples * offline_share), categories)
+    spoken = [each for each in made if not each["quiet"] and not each["offline"]]
+    ids = {each["id"] for each in (*quiet, *offline, *alike(spoken, samples - len(quiet) - len(offline), categories))}
+    return [each for each in made if each["id"] in ids]
+
+
+def alike(made, room, categories):
+    """At most `room` of the trajectories, as many of each category while they last."""
+    by_category = {name: [each for each in made if each["category"] == name] for name in categories}
     chosen = []
     while len(chosen) < room and any(by_category.values()):
         for name in categories:
             if by_category[name] and len(chosen) < room:
                 chosen.append(by_category[name].pop(0))
-    ids = {each["id"] for each in quiet + chosen}
-    return [each for each in made if each["id"] in ids]
+    return chosen

@@ -4,19 +4,17 @@ import json
 from pathlib import Path
 
 from ..eval.errors import RunError
-from ..eval.journal import Journal
+from ..eval.journal import Journal, whole_lines
 
 __all__ = ["Journal", "read_rows", "unfinished"]
 
 
 def read_rows(path):
     """The rows of a file, [] if there is none; half a last line, left by a killed process, is no row. Raises RunError."""
-    path = Path(path)
-    if not path.exists():
+    if not Path(path).exists():
         return []
-    data = path.read_bytes()
     rows = []
-    for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), 1):
+    for number, line in enumerate(whole_lines(path), 1):
         try:
             rows.append(json.loads(line))
         except ValueError:

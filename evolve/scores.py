@@ -39,7 +39,7 @@ class Scores:
             write_merged(checkpoint, adapter, merged)
             checkpoint = merged
         # Nothing imports the room that made the built-in model.
-        command = [sys.executable, "-m", "evostreaming.tiny.evaluate", str(checkpoint), "--per-task", "20", "--json"]
+        command = [sys.executable, "-m", "evostreaming.tiny.evaluate", str(checkpoint), "--held-out", "--per-task", "60", "--json"]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise EvoStreamingError(f"the offline accuracy could not be computed: {(done.stderr.strip() or 'killed').splitlines()[-1]}")

@@ -92,11 +92,12 @@ class Rehearsal:
         self.index += 1
 
 
-def sequence(turns, dialogue, system, grids, spatial):
+def sequence(turns, dialogue, system, grids, spatial, offline=False):
     """The `Sequence` of a trajectory.
 
     turns: [{"t", "query"?, "reply"}]; dialogue: the `Dialogue` of the checkpoint; system: text of the system turn, None for the family's
-    own; grids: for each turn (visual tokens, (rows, columns) of merged patches); spatial: whether positions have three axes.
+    own; grids: for each turn (visual tokens, (rows, columns) of merged patches); spatial: whether positions have three axes; offline:
+    whether frames without a reply are shown only, with nothing to decide.
     """
     rehearsal = Rehearsal(dialogue, spatial)
     ids = tuple(dialogue.turn.system(system))
@@ -104,7 +105,10 @@ def sequence(turns, dialogue, system, grids, spatial):
         rehearsal.add(Piece("system", -1, ids))
     for turn, (count, grid) in zip(turns, grids, strict=True):
         rehearsal.show(Shown(count, grid), turn.get("query"), turn["t"])
-        rehearsal.decide(turn["reply"])
+        if offline and turn["reply"] is None:
+            rehearsal.index += 1
+        else:
+            rehearsal.decide(turn["reply"])
     if rehearsal.pending:  # the last decision has no next turn to ride in
         rehearsal.add(Piece("text", rehearsal.index - 1, tuple(rehearsal.pending)), list(rehearsal.ahead))
     long = [torch.tensor(values, dtype=torch.long) for values in (rehearsal.ids, rehearsal.branch, rehearsal.visual)]

@@ -30,7 +30,8 @@ def summarize(folder, share):
         "skipped": dict(skipped),
         "categories": {name: category(chosen, name) for name in CATEGORIES},
         "quiet": sum(row["quiet"] for row in chosen),
-        "answer_rate": answer_rate(chosen),
+        "offline": sum(row["offline"] for row in chosen),
+        "answer_rate": answer_rate([row for row in chosen if not row["offline"]]),
         "distinct": {
             "questions": distinct(turn["query"] for row in chosen for turn in row["turns"] if "query" in turn),
             "replies": distinct(turn["reply"] for row in chosen for turn in row["turns"] if turn["reply"]),
@@ -44,8 +45,8 @@ def total(counts):
 
 
 def category(rows, name):
-    """Trajectories of a category whose event comes, and their replies."""
-    mine = [row for row in rows if row["category"] == name and not row["quiet"]]
+    """Streams of a category whose event comes, and their replies."""
+    mine = [row for row in rows if row["category"] == name and not row["quiet"] and not row["offline"]]
     return {"trajectories": len(mine), "replies": sum(bool(turn["reply"]) for row in mine for turn in row["turns"])}
 
 

@@ -9,6 +9,9 @@ from rich.table import Table
 
 from .summary import summarize
 
+# What is told of a model that was evaluated, and what it is called in tables.
+SCORES = {"overall": "S", "far": "FAR S", "event": "FAR E", "rt": "RTVP S", "bt": "BT S", "quiet": "quiet Q", "offline": "offline"}
+
 
 def figures(out, seconds=None):
     """Everything that is known of a run: its settings, each round's summary, scores where there are any; seconds a stage, if timed."""
@@ -25,7 +28,7 @@ def figures(out, seconds=None):
 
 
 def read_score(folder):
-    """{"overall", "far", "event", "rt", "bt", "quiet", "offline"} of a model that was evaluated, None where it was not."""
+    """{name of `SCORES`: value} of a model that was evaluated, None where it was not."""
     if not (folder / "scores.json").exists():
         return None
     card = json.loads((folder / "scores.json").read_text())
@@ -61,19 +64,24 @@ def print_figures(told, console=None):
         console.print(table)
         balance = ", ".join(f"{name} {row['trajectories']}" for name, row in round_figures["categories"].items())
         rate = round_figures["answer_rate"]
-        console.print(f"{balance}, quiet {round_figures['quiet']}; answer rate {'-' if rate is None else f'{rate:.0%}'}")
+        console.print(f"{balance}, quiet {round_figures['quiet']}, offline {round_figures['offline']}; answer rate {shown(rate)}")
         if learned := round_figures["tuning"]:
             held_out = "" if learned["held_out"] is None else f", held out {learned['held_out']:.3f}"
             console.print(f"tuning: {learned['steps']} steps, loss {learned['first_loss']:.3f} to {learned['last_loss']:.3f}{held_out}")
     if any(told["scores"]):
-        columns = ("overall", "far", "event", "rt", "bt", "quiet", "offline")
-        table = started("model", "S", "FAR S", "FAR E", "RTVP S", "BT S", "quiet Q", "offline")
+        table = started("model", *SCORES.values())
         for number, row in enumerate(told["scores"]):
             if row:
-                cells = ("-" if row[name] is None else f"{row[name]:.1f}" for name in columns)
+                cells = ("-" if row[name] is None else f"{row[name]:.1f}" for name in SCORES)
                 table.add_row("before" if not number else f"round {number}", *cells)
         console.print(table)
-    console.print(f"adapter of round i: {told['run']}/round_i/adapter", soft_wrap=True)
+    tuned = [number for number, round_figures in enumerate(told["rounds"], 1) if round_figures["tuning"]]
+    if tuned:
+        console.print(f"adapter: {told['run']}/round_{tuned[-1]}/adapter", soft_wrap=True)
+
+
+def shown(rate):
+    return "-" if rate is None else f"{rate:.0%}"
 
 
 def started(first, *columns):

@@ -22,6 +22,7 @@ from .packing import group, pack, token_weights
 from .sequences import REPLY, SILENCE
 from .tunable import LINEAR, load_tunable
 
+LONGEST_ON_CPU = 512  # tokens of a packed row there: behind a longer one's mask most of the work is wasted
 BALANCES = ("none", "inverse", "focal")
 
 
@@ -108,7 +109,8 @@ class Tuner:
         return [self.training[i] for i in mine]
 
     def _rows(self, examples):
-        for places in group([len(sequence) for sequence, _ in examples], self.settings.pack_tokens):
+        most = min(self.settings.pack_tokens, LONGEST_ON_CPU) if self.device.type == "cpu" else self.settings.pack_tokens
+        for places in group([len(sequence) for sequence, _ in examples], most):
             chosen = [examples[i] for i in places]
             yield pack([sequence for sequence, _ in chosen], [features() for _, features in chosen], self.device)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..engine.errors import ArgumentError
 
+LETTERS = "ABCDE"
 CATEGORIES = ("IV", "MD", "TA", "AM", "DED")
 BUILT_IN = Path(__file__).parent / "prompts"
 
@@ -56,5 +57,8 @@ class Prompts:
 
     def classify_text(self):
         """Stage 1's question with its five lettered options."""
-        options = [f"{letter}. {self.topics[category]}" for letter, category in zip("ABCDE", CATEGORIES)]
-        return "\n".join([self.classify, *options, self.classify_answer])
+        return self.choice_text(self.classify, [self.topics[category] for category in CATEGORIES])
+
+    def choice_text(self, question, options):
+        """A question with lettered options; the answer is a letter."""
+        return "\n".join([question, *(f"{letter}. {option}" for letter, option in zip(LETTERS, options)), self.classify_answer])

@@ -124,14 +124,16 @@ def run(
     model: Annotated[
         str, typer.Option("--model", "-m", help="'tiny' (built in) or a Hugging Face checkpoint folder.", rich_help_panel="Model")
     ] = "tiny",
-    adapter: Annotated[Path | None, typer.Option(help="A PEFT LoRA folder, merged at load.", rich_help_panel="Model")] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="A PEFT LoRA folder, merged at load; 'tiny-evolved' is built in.", rich_help_panel="Model")
+    ] = None,
     device: Device = "auto",
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
         typer.Option(help="auto: bfloat16 on a GPU, float32 on the CPU.", rich_help_panel="Model"),
     ] = "auto",
     quantization: Annotated[
-        Literal["fp8"] | None, typer.Option(help="fp8: 8-bit products in the decoder, on a recent GPU.", rich_help_panel="Model")
+        Literal["fp8"] | None, typer.Option(help="fp8: 8-bit products in decoder and tower, on a recent GPU.", rich_help_panel="Model")
     ] = None,
     tokens_per_frame: Annotated[int | None, typer.Option(min=1, help="Visual tokens a frame may cost.", rich_help_panel="Model")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=128, help="Context kept; older frames are let go.", rich_help_panel="Model")] = None,
@@ -233,15 +235,45 @@ def demo(
     html: Annotated[Path, typer.Option(help="Where to write the page.", dir_okay=False, writable=True)] = Path("demo.html"),
     device: Device = "auto",
 ):
-    """The built-in model watches a bundled clip: prints the time line and writes a page of it."""
-    from .demo import demo_clip
+    """The built-in model watches a bundled clip, as it came and beside it with what it taught itself; writes a page of it."""
+    from .demo import demo_clip, evolved
 
     check_folder(html)
     with exit_codes():
-        clip = demo_clip()
-        with open_video(clip.path, clip.fps) as source:
-            engine = load_engine("tiny", device, "auto", None, clip.gate)
-            watch_and_tell(engine, source, clip.path.name, "tiny", clip.query, clip.at, False, html)
+        clip, adapter = demo_clip(), evolved()
+        if adapter is None:
+            typer.echo("no evolved adapter is part of this installation: only the model as it came is shown", err=True)
+            with open_video(clip.path, clip.fps) as source:
+                engine = load_engine("tiny", device, "auto", None, clip.gate)
+                return watch_and_tell(engine, source, clip.path.name, "tiny", clip.query, clip.at, False, html)
+        with open_video(clip.path, clip.fps) as first, open_video(clip.path, clip.fps) as second:
+            engines = {
+                name: load_engine("tiny", device, "auto", name if name == adapter else None, clip.gate) for name in ("tiny", adapter)
+            }
+            compare(engines, (first, second), clip, html)
+
+
+def compare(engines, sources, clip, html):
+    """The lanes of `engines` ({name: Engine}) on one time line; summary and page are written however it ends."""
+    from . import comparison
+    from .watching import Recording
+
+    console = Console(highlight=False)
+    recordings = [
+        Recording(clip.path.name, name, str(engine.device), source.duration) for (name, engine), source in zip(engines.items(), sources)
+    ]
+    console.print(comparison.heading(recordings))
+
+    def show():
+        for line in comparison.lines(recordings, clip.events):
+            console.print(line, soft_wrap=True)
+
+    try:
+        comparison.record_both(recordings, engines.values(), sources, clip.query, clip.at, show)
+    finally:
+        console.print(comparison.summary(recordings), soft_wrap=True)
+        comparison.write_comparison(recordings, clip.events, html)
+        console.print(f"wrote {html}", markup=False, soft_wrap=True)
 
 
 def version(value: bool):

@@ -41,18 +41,23 @@ def write_page(recording, path):
     path.write_text(page(recording), encoding="utf-8")
 
 
+def document(title, about, body, style=""):
+    """A page of `body` (HTML) below its title and what it is about (text)."""
+    about = f"<p class=about>{escape(about)} · EvoStreaming {__version__}</p>"
+    head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><title>{escape(title)} · EvoStreaming</title>"
+    head += f"<style>{STYLE}{style}</style>"
+    return f"<!doctype html><html lang=en><head>{head}</head><body><h1>{escape(title)}</h1>{about}{body}</body></html>\n"
+
+
 def page(recording):
-    about = f"{recording.model} on {recording.device} · EvoStreaming {__version__}"
     parts = [
-        f"<h1>{escape(recording.source)}</h1><p class=about>{escape(about)}</p>",
         f"<p class=stopped>Stopped early: {escape(recording.stopped)}</p>" if recording.stopped else "",
         f"<section class=numbers>{headline(recording)}</section>",
     ]
     if recording.turns:
         parts.append(f"<h2>Probability of speaking</h2>{chart(recording)}")
         parts.append(f"<h2>Replies</h2>{events(recording)}<h2>Frames</h2>{strip(recording)}")
-    head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><title>{escape(recording.source)} · EvoStreaming</title>"
-    return f"<!doctype html><html lang=en><head>{head}<style>{STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
+    return document(recording.source, f"{recording.model} on {recording.device}", "".join(parts))
 
 
 def headline(recording):

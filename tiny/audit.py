@@ -109,22 +109,36 @@ def relevance(folder, fps, share):
 
 
 def replies(trajectories, fps):
-    """Replies: is the text true at that moment; turns: does silence stand where nothing new could be said, speech where it could."""
-    texts, spoken, silent = Tally(), Tally(), Tally()
+    """Replies of streams: is the text true at that moment; turns: does silence stand where nothing new could be said, speech where it
+    could. What the world cannot be asked about this clip, borrowed questions most of all, is only counted."""
+    asked_of, texts, spoken, silent = Tally(), Tally(), Tally(), Tally()
     for row in trajectories:
+        if row["offline"]:
+            continue
         category = "quiet" if row["quiet"] else row["category"]
         asked = next(turn["t"] for turn in row["turns"] if "query" in turn)
-        query = next(turn["query"] for turn in row["turns"] if "query" in turn)
+        query, options = put_with(next(turn["query"] for turn in row["turns"] if "query" in turn))
+        told = row["quiet"] or truths(row["video"], query, ending(row["video"])) is not None
+        asked_of.add(category, told)
+        if not told:
+            continue
         changes = moments(row["video"], query, asked, fps)
+        changes = changes[:1] if options else changes  # what is put with options is answered once
         said = [turn["t"] for turn in row["turns"] if turn["reply"]]
         for turn in row["turns"]:
             if turn["reply"]:
                 right = truths(row["video"], query, turn["t"])
-                texts.add(category, right is not None and plain(turn["reply"]) in right)
+                texts.add(category, right is not None and plain(options.get(turn["reply"], turn["reply"])) in right)
                 spoken.add(category, any(0 <= turn["t"] - change <= LATE for change in changes))
         for change in changes:
             silent.add(category, any(0 <= t - change <= LATE for t in said))
-    return {"reply is true": texts, "spoke when due": spoken, "due was said": silent}
+    return {"world can be asked": asked_of, "reply is true": texts, "spoke when due": spoken, "due was said": silent}
+
+
+def put_with(query):
+    """(question, {letter: option}) of a question that may stand above lettered options."""
+    question, *lines = query.split("\n")
+    return question, dict(line.split(". ", 1) for line in lines if line[1:3] == ". ")
 
 
 def moments(video, query, asked, fps):
