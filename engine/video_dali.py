@@ -197,13 +197,11 @@ class _Pipeline:
     def sequences(self, data, count):
         """Yield the `count` frames of a file in memory as uint8 tensors (n, H, W, 3), views of DALI's memory."""
         self._pipeline.feed_input("video", [np.frombuffer(data, np.uint8)])
-        self._pipeline.schedule_run()
         while count > 0:
-            (sequence,) = self._pipeline.outputs()
+            # Nothing is under way between two runs, so a reader may stop anywhere.
+            (sequence,) = self._pipeline.run()
             frames = self.apart(torch.from_dlpack, sequence[0])
             count -= len(frames)
-            if count > 0:
-                self._pipeline.schedule_run()  # decodes while these are looked at
             yield frames
 
     def apart(self, function, *arguments):
