@@ -12,11 +12,15 @@ def without_password(address):
 
 
 class EvoStreamingError(Exception):
-    """Root of all errors raised on purpose."""
+    """Root of all errors raised on purpose. `exit_code` is what a program ends with that could not go on."""
+
+    exit_code = 1
 
 
 class CheckpointError(EvoStreamingError):
     """A checkpoint directory, its configuration or its tensors cannot be used."""
+
+    exit_code = 4
 
 
 class FrameError(EvoStreamingError):
@@ -45,6 +49,8 @@ class StreamClosed(EvoStreamingError):
 class TextTooLong(EvoStreamingError):
     """A system prompt, query, prompt or forced reply does not fit in `max_tokens`."""
 
+    exit_code = 2
+
 
 class EngineBusy(EvoStreamingError):
     """A second thread called into an engine that is in the middle of a call."""
@@ -52,6 +58,8 @@ class EngineBusy(EvoStreamingError):
 
 class VideoError(EvoStreamingError):
     """A video source cannot be read on. `source`, `reason` and `time` (seconds reached, or None) say where and why."""
+
+    exit_code = 3
 
     def __init__(self, source, reason, time=None):
         self.source, self.reason, self.time = without_password(source), reason, time
@@ -73,3 +81,5 @@ class CapacityError(EvoStreamingError):
 
 class ArgumentError(EvoStreamingError, ValueError):
     """A call's arguments contradict each other or the checkpoint."""
+
+    exit_code = 2

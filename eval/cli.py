@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..engine.errors import ArgumentError, CheckpointError, EvoStreamingError, VideoError
-from .errors import MissingVideos, SchemaError
+from ..engine.errors import ArgumentError, EvoStreamingError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -176,10 +175,9 @@ def _warn(card, text_judge):
 
 
 def exit_for(error):
-    """Say it and choose the exit code: 2 bad arguments, 3 bad input, 4 model cannot be loaded, 1 anything else."""
+    """Say what the error says and end with its exit code: 2 bad arguments, 3 bad input, 4 model cannot be loaded, 1 anything else."""
     typer.echo(f"error: {error}", err=True)
-    kinds = {ArgumentError: 2, SchemaError: 3, MissingVideos: 3, VideoError: 3, CheckpointError: 4}
-    return typer.Exit(next((code for kind, code in kinds.items() if isinstance(error, kind)), 1))
+    return typer.Exit(error.exit_code)
 
 
 def _judge(kind, url, model, cache):

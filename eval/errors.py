@@ -6,6 +6,8 @@ from ..engine.errors import EvoStreamingError
 class SchemaError(EvoStreamingError):
     """A file does not hold what its format demands. `path`, `place` ("line 3", "record 7") and `field` say where."""
 
+    exit_code = 3
+
     def __init__(self, path, place, field, problem):
         self.path, self.place, self.field = str(path), place, field
         super().__init__(", ".join(p for p in (str(path), place, f"field {field}" if field else None) if p) + f": {problem}")
@@ -21,6 +23,8 @@ class RunError(EvoStreamingError):
 
 class MissingVideos(EvoStreamingError):
     """Videos of the episodes are not there. `missing` are their names."""
+
+    exit_code = 3
 
     def __init__(self, missing, looked_in):
         self.missing = missing

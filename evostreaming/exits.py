@@ -11,9 +11,9 @@ from contextlib import contextmanager
 import typer
 from rich.console import Console
 
-from .engine.errors import ArgumentError, CheckpointError, EvoStreamingError, TextTooLong, VideoError
+from .engine.errors import EvoStreamingError
 
-BAD_ARGUMENTS, BAD_INPUT, BAD_MODEL, INTERRUPTED = 2, 3, 4, 130
+INTERRUPTED = 130
 
 
 @contextmanager
@@ -23,14 +23,8 @@ def exit_codes():
         yield
     except KeyboardInterrupt:
         fail("stopped by Ctrl-C", INTERRUPTED)
-    except VideoError as error:
-        fail(error, BAD_INPUT)
-    except CheckpointError as error:
-        fail(error, BAD_MODEL)
-    except (ArgumentError, TextTooLong) as error:
-        fail(error, BAD_ARGUMENTS)
     except EvoStreamingError as error:
-        fail(error, 1)
+        fail(error, error.exit_code)
 
 
 @contextmanager
