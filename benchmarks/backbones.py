@@ -8,9 +8,10 @@ from .bench_report import number, table
 from .floors import Ceilings, Work, floors
 from .measure import STAGES
 from .random_checkpoint import MODELS
+from .targets import Target
 from .timing import BANDWIDTH, FLOPS
 
-MUST, MOONSHOT = 1.7, 1.3  # times the floor
+TARGET = Target("times the floor", 1.7, 1.3, lambda row: row["total"]["p50"] / row["reference_floor_ms"])
 
 
 def measure_backbones(rows, steps, load, out, progress, names=tuple(MODELS)):
@@ -54,15 +55,14 @@ def summary(results):
     machine = results[0]["machine"]
     lines = [f"# {len(results)} backbones, random weights", ""]
     lines += [f"{machine['device']}, torch {machine['torch']}, evostreaming {machine['evostreaming']}. `{machine['command']}`.", ""]
-    head = ["model", "context", "streams", "tokens", "p50", "p99", *STAGES, "floor", "times the floor", f"<= {MUST}"]
+    head = ["model", "context", "streams", "tokens", "p50", "p99", *STAGES, "floor", "times the floor", f"<= {TARGET.must}"]
     body = []
     for result in results:
         for row in result["rows"]:
-            ratio = row["total"]["p50"] / row["reference_floor_ms"]
+            ratio = TARGET.value(row)
             times = [row["total"]["p50"], row["total"]["p99"], *(row["stages"][stage]["p50"] for stage in STAGES)]
-            verdict = "moonshot" if ratio <= MOONSHOT else "met" if ratio <= MUST else "missed"
             sizes = [result["size"], row["context"], row["streams"], row["tokens_per_frame"]]
-            body.append([*sizes, *map(number, times), number(row["reference_floor_ms"]), number(ratio), verdict])
+            body.append([*sizes, *map(number, times), number(row["reference_floor_ms"]), number(ratio), TARGET.verdict(ratio)])
     lines += [*table(head, body), ""]
     lines += ["Floor: tower, matrices and attention of the frame's tokens at 4.3 TB/s and 790 TFLOP/s, the ceilings of one H200.", ""]
     failed = [f"- {result['size']}, {item['part']}: {item['reason']}" for result in results for item in result["failed"]]

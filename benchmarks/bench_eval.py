@@ -93,8 +93,10 @@ def drive(engine, bundles, frames):
     return time.perf_counter() - began, turns, spoken
 
 
-def stagger(engine):
-    """Streams speak on different turns: replies that all fall on one turn would share the cost of decoding."""
+def make_speak(engine):
+    """Random weights have no opinion: the gate lets everything through, its refractory period makes nine turns of ten silent. Streams speak
+    on different turns: replies that all fall on one turn would share the cost of decoding."""
+    engine.gate, engine.max_reply = Gate(threshold=0.0, refractory=EVERY - 1), REPLY
     opened, number = engine.open, count()
 
     def begin(**options):
@@ -199,9 +201,7 @@ def main():
     frames = make_frames(32, frame_shape(subject.config.pixels, TOKENS_PER_FRAME), subject.device)
     workload = record(engine, 512, frames)
     new_tokens = len(workload.turn.ids)
-    # Random weights have no opinion: the gate lets everything through, its refractory period makes nine turns of ten silent.
-    engine.gate, engine.max_reply = Gate(threshold=0.0, refractory=EVERY - 1), REPLY
-    stagger(engine)
+    make_speak(engine)
     seconds, turns, _ = drive(engine, [warm_up], frames)
     print(f"warm-up: {turns} turns in {seconds:.1f} s; CUDA graphs kept: {engine.captures[0]}", flush=True)
     seconds, turns, _ = drive(engine, chosen, frames)

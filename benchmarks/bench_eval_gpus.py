@@ -13,12 +13,11 @@ import json
 import time
 from functools import partial
 
-from evostreaming.engine.gate import Gate
 from evostreaming.eval.sweep_plan import plan_bundles, plan_watches
 from evostreaming.eval.sweep_processes import Processes, visible_gpus
 from evostreaming.eval.sweep_workers import Worker, spread
 
-from .bench_eval import EVERY, REPLY, TOKENS_PER_FRAME, WINDOW_TOKENS, Synthetic, choose, cost, load_episodes, stagger
+from .bench_eval import TOKENS_PER_FRAME, WINDOW_TOKENS, Synthetic, choose, cost, load_episodes, make_speak
 from .subject import Subject
 from .workload import frame_shape, make_frames
 
@@ -43,13 +42,12 @@ class Synthetics(Worker):
         subject = Subject.load(model, None if model else random)
         self.policy, self.engine = "stream", subject.engine(WINDOW_TOKENS, streams, TOKENS_PER_FRAME)
         self.ahead = Made(make_frames(32, frame_shape(subject.config.pixels, TOKENS_PER_FRAME), subject.device))
-        self.engine.gate, self.engine.max_reply = Gate(threshold=0.0, refractory=EVERY - 1), REPLY
         self._open = self.engine.open
 
     def run(self, bundle, upcoming=()):
         # When a stream speaks must not depend on what this engine ran before.
         self.engine.open = self._open
-        stagger(self.engine)
+        make_speak(self.engine)
         yield from super().run(bundle, upcoming)
 
 

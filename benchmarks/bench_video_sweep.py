@@ -11,12 +11,11 @@ import argparse
 import json
 from pathlib import Path
 
-from evostreaming.engine.gate import Gate
 from evostreaming.eval.episodes import Query
 from evostreaming.eval.sweep_plan import Strand, Watch
 from evostreaming.eval.sweep_workers import Worker
 
-from .bench_eval import EVERY, REPLY, TOKENS_PER_FRAME, WINDOW_TOKENS, stagger
+from .bench_eval import TOKENS_PER_FRAME, WINDOW_TOKENS, make_speak
 from .bench_video import make_file
 from .subject import Subject
 
@@ -73,8 +72,7 @@ def main():
     options = parser.parse_args()
     subject = Subject.load(options.model, None if options.model else options.random)
     engine = subject.engine(WINDOW_TOKENS, options.streams, TOKENS_PER_FRAME)
-    engine.gate, engine.max_reply = Gate(threshold=0.0, refractory=EVERY - 1), REPLY
-    stagger(engine)
+    make_speak(engine)
     results = []
     for gop in map(int, options.gops.split(",")):
         path = make_file(options.folder, "h264", options.height, round(options.turns / FPS), gop)

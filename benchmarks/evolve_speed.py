@@ -114,7 +114,8 @@ def pool(folder, group, videos, turns):
         questions = [{"text": QUESTION, "answer": "x", "others": []} for _ in lines]
         foreign = {"text": QUESTION, "relevant": [0.0] * len(parts)}
         category = CATEGORIES[place % len(CATEGORIES)]
-        rows.append({"video": name, "category": category, "questions": questions, "segments": parts, "relevant": lines, "foreign": foreign})
+        row = {"video": name, "category": category, "questions": questions, "borrowed": None, "foreign": foreign}
+        rows.append({**row, "segments": parts, "relevant": lines})
     return rows
 
 

@@ -14,6 +14,12 @@ _NUMBERS = (
     "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
 )  # fmt: skip
 _INTEGER = re.compile(r"\d+|\b(?:" + "|".join(_NUMBERS) + r")\b", re.IGNORECASE)
+_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
+
+
+def without_thought(reply):
+    """A model's reply without what it thought aloud."""
+    return _THOUGHT.sub("", reply)
 
 
 def words(text):

@@ -136,7 +136,7 @@ def evaluate(
     ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="one engine a GPU of a Ray cluster: local, auto or HOST:PORT")] = None,
     device: Annotated[str, typer.Option(help="cuda, cuda:1, cpu, or auto: the GPU if there is one")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto: bfloat16 on a GPU, float32 on the CPU")] = "auto",
-    quantization: Annotated[str | None, typer.Option(help="fp8, for the decoder's products on a GPU that has it")] = None,
+    quantization: Annotated[str | None, typer.Option(help="fp8, for most products, on a GPU that has it")] = None,
     streams: Annotated[int, typer.Option(min=2, help="streams that an engine holds at once")] = 16,
     max_tokens: Annotated[int, typer.Option(min=128, help="context kept for a stream")] = 16384,
     tokens_per_frame: Annotated[int | None, typer.Option(min=1, help="visual tokens a frame may cost")] = None,

@@ -5,7 +5,6 @@ the name of its base model instead of a path of this machine.
 """
 
 import argparse
-import hashlib
 import json
 import shlex
 import shutil
@@ -19,6 +18,7 @@ import torch
 from ..engine.config import read_json
 from ..engine.streaming_format import FILE as FORMAT
 from ..eval.journal import write_whole
+from ..eval.scorecard import sha256
 from ..eval.sweep_model import engine_commit, fingerprint
 
 FILE, CONFIG, WEIGHTS = "provenance.json", "adapter_config.json", "adapter_model.safetensors"
@@ -61,10 +61,6 @@ def publish(adapter, out):
     for name in (WEIGHTS, FORMAT, FILE):
         shutil.copyfile(adapter / name, out / name)
     write_whole(out / CONFIG, pretty(config))
-
-
-def sha256(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def pretty(value):

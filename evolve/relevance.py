@@ -67,5 +67,5 @@ class Annotation:
 
     def result(self):
         foreign = {"text": self.foreign, "relevant": self.table.pop()} if self.foreign is not None else None
-        kept = {name: self.row.get(name) for name in ("video", "category", "questions", "borrowed")}
+        kept = {name: self.row[name] for name in ("video", "category", "questions", "borrowed")}
         return {**kept, "segments": self.parts, "relevant": self.table, "foreign": foreign}

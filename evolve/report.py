@@ -8,7 +8,7 @@ from pathlib import Path
 from ..engine.errors import EvoStreamingError
 from ..eval.journal import write_whole
 from .rows import read_rows
-from .summary import asked
+from .summary import asked, kind
 from .tables import SCORES, figures, funnel
 from .videos import read_frames
 from .wording import CATEGORIES
@@ -119,10 +119,6 @@ def samples(folder, videos, fps):
         for row in mine[:: max(len(mine) // STRIPS, 1)][:STRIPS]:
             parts.append(strip(row, videos, fps, name))
     return "".join(["<h3>Samples</h3>", *parts]) if parts else ""
-
-
-def kind(row):
-    return next((name for name in ("quiet", "offline") if row[name]), row["category"])
 
 
 def strip(row, videos, fps, name):

@@ -5,16 +5,25 @@ silence. Guards refuse what would teach the wrong thing; every refusal is counte
 """
 
 import random
-from collections import namedtuple
 from dataclasses import replace
+from typing import NamedTuple
 
 from .plans import LOCAL, REMEMBERING, Plan, plan, quiet_plan
 from .relevance import DOUBT, relevant
 from .stage import each, run_stage, sound
 from .wording import LETTERS, normalized
 
-# A question put with options: its text, the letter of what the policy had answered without them, and what it answers with them.
-Choice = namedtuple("Choice", "text right said")
+
+class Choice(NamedTuple):
+    """A question put with options: its text, the letter of what the policy had answered without them, and what it answers with them."""
+
+    text: str
+    right: str
+    said: str
+
+    @property
+    def agrees(self):
+        return normalized(self.said) == normalized(self.right)
 
 
 def roll_out(crew, rows, out, provenance, progress=None):
@@ -42,8 +51,8 @@ def _plans(roles, row):
     made = []
     for question, line in zip(row["questions"], row["relevant"]):
         parts = relevant(line, settings.relevance), row["segments"]
-        made.append(plan(rng, question["text"], row["category"], *parts, question.get("others", ()), settings.choices))
-    if borrowed := row.get("borrowed"):  # of the answer that it is not there, every part is evidence
+        made.append(plan(rng, question["text"], row["category"], *parts, question["others"], settings.choices))
+    if borrowed := row["borrowed"]:  # of the answer that it is not there, every part is evidence
         parts = [True] * len(row["segments"]), row["segments"]
         made.append(plan(rng, borrowed["text"], borrowed["category"], *parts, borrowed["others"], settings.choices))
     if row["foreign"]:
@@ -53,7 +62,7 @@ def _plans(roles, row):
 
 def watch_and_answer(roles, shown, plans):
     """All videos of the group side by side, a frame of each a batch: {(video, index of plan, turn): answer}; turn None: after all of it.
-    Turn "choice": the `Choice` of a plan with options, "last choice" after all of it."""
+    Turn "choice": the `Choice` of a plan with other answers; "last choice": that of a lettered plan after all of it."""
     said = {}
     with roles.watching() as watch:
         streams = dict(zip(shown, watch([([], [])] * len(shown))))
@@ -72,7 +81,8 @@ def watch_and_answer(roles, shown, plans):
             answers = roles.answer([streams[v] for v, _, _ in wanted], [plans[v][i].question for v, i, _ in wanted])
             said |= dict(zip(wanted, answers))
             said |= _choose(roles, streams, plans, "choice", [(v, i, said[v, i, t]) for v, i, t in wanted if t == plans[v][i].ask])
-            said |= _choose(roles, streams, plans, "last choice", [(v, i, said[v, i, t]) for v, i, t in wanted if t is None])
+            last = [(v, i, said[v, i, t]) for v, i, t in wanted if t is None and plans[v][i].lettered]
+            said |= _choose(roles, streams, plans, "last choice", last)
     return said
 
 
@@ -151,8 +161,7 @@ def rehearsals(roles, times, each_plan, said, key):
     for name, seen, answer, choice in asked:
         if not answer or normalized(answer) == normalized(roles.engine.streaming.silence):
             continue
-        same = choice and each_plan.lettered and normalized(choice.said) == normalized(choice.right)
-        query, reply = (choice.text, choice.right) if same else (each_plan.question, answer)
+        query, reply = (choice.text, choice.right) if choice and choice.agrees else (each_plan.question, answer)
         shown = [{"t": t, "reply": None} for t in times[: seen - 1]]
         found.append((name, [*shown, {"t": times[seen - 1], "query": query, "reply": reply}]))
     return found
@@ -171,7 +180,7 @@ def refusal(settings, each_plan, times, replies, second, choice=None):
         return "counts backwards"
     if settings.consistency and normalized(second) != normalized(list(replies.values())[-1]):
         return "not the answer from all of the evidence"
-    if choice and normalized(choice.said) != normalized(choice.right):
+    if choice and not choice.agrees:
         return "another option than its own answer"
     return None
 

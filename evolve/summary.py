@@ -29,9 +29,9 @@ def summarize(folder, share):
         "trajectories": len(chosen),
         "skipped": dict(skipped),
         "categories": {name: category(chosen, name) for name in CATEGORIES},
-        "quiet": sum(row["quiet"] for row in chosen),
-        "offline": sum(row["offline"] for row in chosen),
-        "answer_rate": answer_rate([row for row in chosen if not row["offline"]]),
+        "quiet": sum(kind(row) == "quiet" for row in chosen),
+        "offline": sum(kind(row) == "offline" for row in chosen),
+        "answer_rate": answer_rate([row for row in chosen if kind(row) != "offline"]),
         "distinct": {
             "questions": distinct(turn["query"] for row in chosen for turn in row["turns"] if "query" in turn),
             "replies": distinct(turn["reply"] for row in chosen for turn in row["turns"] if turn["reply"]),
@@ -44,9 +44,14 @@ def total(counts):
     return dict(sum((Counter(each) for each in counts), Counter()).most_common())
 
 
+def kind(row):
+    """What a trajectory is counted as: "quiet", "offline", or its category where the event of a stream comes."""
+    return next((name for name in ("quiet", "offline") if row[name]), row["category"])
+
+
 def category(rows, name):
     """Streams of a category whose event comes, and their replies."""
-    mine = [row for row in rows if row["category"] == name and not row["quiet"] and not row["offline"]]
+    mine = [row for row in rows if kind(row) == name]
     return {"trajectories": len(mine), "replies": sum(bool(turn["reply"]) for row in mine for turn in row["turns"])}
 
 

@@ -236,6 +236,7 @@ def demo(
     device: Device = "auto",
 ):
     """The built-in model watches a bundled clip, as it came and beside it with what it taught itself; writes a page of it."""
+    from .comparison import compare
     from .demo import demo_clip, evolved
 
     check_folder(html)
@@ -251,29 +252,6 @@ def demo(
                 name: load_engine("tiny", device, "auto", name if name == adapter else None, clip.gate) for name in ("tiny", adapter)
             }
             compare(engines, (first, second), clip, html)
-
-
-def compare(engines, sources, clip, html):
-    """The lanes of `engines` ({name: Engine}) on one time line; summary and page are written however it ends."""
-    from . import comparison
-    from .watching import Recording
-
-    console = Console(highlight=False)
-    recordings = [
-        Recording(clip.path.name, name, str(engine.device), source.duration) for (name, engine), source in zip(engines.items(), sources)
-    ]
-    console.print(comparison.heading(recordings))
-
-    def show():
-        for line in comparison.lines(recordings, clip.events):
-            console.print(line, soft_wrap=True)
-
-    try:
-        comparison.record_both(recordings, engines.values(), sources, clip.query, clip.at, show)
-    finally:
-        console.print(comparison.summary(recordings), soft_wrap=True)
-        comparison.write_comparison(recordings, clip.events, html)
-        console.print(f"wrote {html}", markup=False, soft_wrap=True)
 
 
 def version(value: bool):

@@ -4,11 +4,12 @@ import time
 from contextlib import ExitStack, closing
 from itertools import pairwise
 
+from rich.console import Console
 from rich.text import Text
 
 from .report import document, escape, picture
 from .timeline import one_line
-from .watching import thumbnail, watch
+from .watching import Recording, thumbnail, watch
 
 LANE = 36  # characters of a lane on a terminal
 STYLE = """
@@ -21,6 +22,26 @@ STYLE = """
 .lanes .event { color: var(--quiet); font-style: italic; } .lanes .ask { color: var(--ask); }
 .lanes .silent { background: #f2f4f7; } .lanes .speak { background: #d9f2e6; color: var(--speak); font-weight: 600; }
 """
+
+
+def compare(engines, sources, clip, html):
+    """The lanes of `engines` ({name: Engine}) over a `demo.Clip` on one time line; summary and page are written however it ends."""
+    console = Console(highlight=False)
+    recordings = [
+        Recording(clip.path.name, name, str(engine.device), source.duration) for (name, engine), source in zip(engines.items(), sources)
+    ]
+    console.print(heading(recordings))
+
+    def show():
+        for line in lines(recordings, clip.events):
+            console.print(line, soft_wrap=True)
+
+    try:
+        record_both(recordings, engines.values(), sources, clip.query, clip.at, show)
+    finally:
+        console.print(summary(recordings), soft_wrap=True)
+        write_comparison(recordings, clip.events, html)
+        console.print(f"wrote {html}", markup=False, soft_wrap=True)
 
 
 def record_both(recordings, engines, sources, query, later, show):

@@ -79,7 +79,8 @@ def test_a_segment_is_relevant_beside_the_surest_one_of_its_question():
 def test_each_segment_is_judged_alone_and_for_every_question(make_roles):
     roles = make_roles()
     video = "train-wait-20000072.mp4"
-    row = {"video": video, "category": "AM", "questions": [{"text": "What is seen?"}, {"text": "Tell me when the sign ends."}]}
+    questions = [{"text": "What is seen?"}, {"text": "Tell me when the sign ends."}]
+    row = {"video": video, "category": "AM", "questions": questions, "borrowed": None}
     made = judge(roles, [row, {**row, "video": "broken.mp4"}], [("other.mp4", "Tell me when it rains.")])
     assert "broken.mp4" in str(made["broken.mp4"])
     found = made[video]
@@ -190,7 +191,8 @@ def test_refusals_are_counted_and_quiet_streams_say_nothing(make_roles):
     times = roles.frames(video)[1]
     parts = segments(times, 4.0)
     row = {
-        "video": video, "category": "AM", "questions": [{"text": "Tell me when it rains."}] * 2, "segments": parts,
+        "video": video, "category": "AM", "questions": [{"text": "Tell me when it rains.", "others": []}] * 2,
+        "borrowed": None, "segments": parts,
         "relevant": [[0.0] * len(parts)] * 2, "foreign": {"text": "Tell me when the cook is gone.", "relevant": [0.0] * len(parts)},
     }  # fmt: skip
     made = act(roles, [row], {"round": 1})[video]
