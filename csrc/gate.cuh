@@ -139,10 +139,9 @@ __global__ void __launch_bounds__(kNormThreads) normalize_kernel(const Gate<T> o
   }
 }
 
-// Partials of a warp's 16 * kBands rows, from fragments as `Logits` leaves them, to `shared` (kTiles * 8), one a stream.
-template <typename T, int kTiles, int kBands>
-__device__ __forceinline__ void join_rows(const Gate<T>& op, int first_row, int first_stream, const float (&logit)[kBands][kTiles][4],
-                                          Partial* shared) {
+// Partials of a warp's 16 rows, from fragments as `Logits` leaves them, to `shared` (kTiles * 8), one a stream.
+template <typename T, int kTiles>
+__device__ __forceinline__ void join_rows(const Gate<T>& op, int first_row, int first_stream, const float (&logit)[kTiles][4], Partial* shared) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int tile = 0; tile < kTiles; ++tile)
@@ -151,9 +150,9 @@ __device__ __forceinline__ void join_rows(const Gate<T>& op, int first_row, int 
       const int column = tile * 8 + lane % 4 * 2 + n;
       Partial all = {-INFINITY, 0.0f, op.vocabulary};
 #pragma unroll
-      for (int half = 0; half < 2 * kBands; ++half) {
+      for (int half = 0; half < 2; ++half) {
         const int row = first_row + half * 8 + lane / 4;
-        const float value = logit[half / 2][tile][half % 2 * 2 + n];
+        const float value = logit[tile][half * 2 + n];
         if (row < op.vocabulary) join(all, {value, 1.0f, row});
         if (row == op.silence && first_stream + column < op.streams) op.silence_logit[first_stream + column] = value;
       }
@@ -180,14 +179,14 @@ __device__ __forceinline__ void leave_runs(const Gate<T>& op, int first_stream, 
 }
 
 // Grid (runs, groups of kTiles * 8 streams); the warps of a block share its kRunRows vocabulary rows.
-template <typename T, int kTiles, int kBands>
-__global__ void __launch_bounds__(kRunRows / kBands * 2, 4 * kBands) vocabulary_kernel(const Gate<T> op) {
-  constexpr int kWarps = kRunRows / (16 * kBands);
+template <typename T, int kTiles>
+__global__ void __launch_bounds__(kRunRows * 2, 4) vocabulary_kernel(const Gate<T> op) {
+  constexpr int kWarps = kRunRows / 16;
   __shared__ Partial shared[kWarps][kTiles * 8];
-  const int warp = threadIdx.x / 32, first_row = blockIdx.x * kRunRows + warp * 16 * kBands, first_stream = blockIdx.y * kTiles * 8;
-  float logit[kBands][kTiles][4] = {};
-  Logits<T, kTiles, kBands>::compute(op, first_row, first_stream, 0, op.width, logit);
-  join_rows<T, kTiles, kBands>(op, first_row, first_stream, logit, shared[warp]);
+  const int warp = threadIdx.x / 32, first_row = blockIdx.x * kRunRows + warp * 16, first_stream = blockIdx.y * kTiles * 8;
+  float logit[kTiles][4] = {};
+  Logits<T, kTiles>::compute(op, first_row, first_stream, 0, op.width, logit);
+  join_rows<T, kTiles>(op, first_row, first_stream, logit, shared[warp]);
   leave_runs<kWarps>(op, first_stream, shared);
 }
 
@@ -216,7 +215,7 @@ __global__ void __launch_bounds__(kManyWarps * 32, 2) many_streams_kernel(const 
       if (begin + n < slabs) copy_sixteen(&staged[buffer][n][piece], from + (begin + n) * 32);
   };
 
-  float logit[1][kTiles][4] = {};
+  float logit[kTiles][4] = {};
   stage(0, 0);
   int buffer = 0;
 #pragma unroll 1
@@ -237,12 +236,12 @@ __global__ void __launch_bounds__(kManyWarps * 32, 2) many_streams_kernel(const 
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
         const uint4 x = staged[buffer][n][tile * 32 + lane];
-        multiply<T>(logit[0][tile], {a[n][0].x, a[n][1].x, a[n][0].y, a[n][1].y}, x.x, x.y);
-        multiply<T>(logit[0][tile], {a[n][0].z, a[n][1].z, a[n][0].w, a[n][1].w}, x.z, x.w);
+        multiply<T>(logit[tile], {a[n][0].x, a[n][1].x, a[n][0].y, a[n][1].y}, x.x, x.y);
+        multiply<T>(logit[tile], {a[n][0].z, a[n][1].z, a[n][0].w, a[n][1].w}, x.z, x.w);
       }
     }
   }
-  join_rows<T, kTiles, 1>(op, first_row, first_stream, logit, shared[warp]);
+  join_rows<T, kTiles>(op, first_row, first_stream, logit, shared[warp]);
   leave_runs<kRunRows / 16>(op, first_stream, shared);
 }
 
@@ -275,10 +274,10 @@ __global__ void __launch_bounds__(1024) decide_kernel(const Gate<T> op, int runs
   }
 }
 
-template <typename T, int kTiles, int kBands>
+template <typename T, int kTiles>
 void launch_vocabulary(const Gate<T>& op, int runs, cudaStream_t stream) {
   const dim3 grid(runs, (op.streams + kTiles * 8 - 1) / (kTiles * 8));
-  vocabulary_kernel<T, kTiles, kBands><<<grid, kRunRows / kBands * 2, 0, stream>>>(op);
+  vocabulary_kernel<T, kTiles><<<grid, kRunRows * 2, 0, stream>>>(op);
 }
 
 template <typename T>
@@ -299,11 +298,11 @@ cudaError_t launch_gate(const Gate<T>& op, cudaStream_t stream) {
   normalize_kernel<T, false><<<op.streams, threads, 0, stream>>>(op);
   const int runs = gate_runs(op.vocabulary);
   if (op.streams <= 8)
-    launch_vocabulary<T, 1, 1>(op, runs, stream);
+    launch_vocabulary<T, 1>(op, runs, stream);
   else if (op.streams <= 16)
-    launch_vocabulary<T, 2, 1>(op, runs, stream);
+    launch_vocabulary<T, 2>(op, runs, stream);
   else if constexpr (std::is_same_v<T, float>)  // no tensor cores
-    launch_vocabulary<T, 4, 1>(op, runs, stream);
+    launch_vocabulary<T, 4>(op, runs, stream);
   else
     launch_many_streams(op, stream);
   decide_kernel<T><<<op.streams, 1024, 0, stream>>>(op, runs);

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from evostreaming.engine import turn
 from evostreaming.engine.errors import (
     ArgumentError,
     CapacityError,
@@ -182,7 +183,7 @@ def test_a_second_thread_is_told_so(make_engine, data):
     assert engine.step(data.frame(0), stream, force=False).index == 0
 
 
-@pytest.mark.parametrize("where", ["forward", "decide", "reply"])
+@pytest.mark.parametrize("where", ["forward", "decide", "replied"])
 def test_an_interrupt_leaves_the_stream_as_it_was(make_engine, data, monkeypatch, where):
     engine = make_engine(data, gate=Gate("softmax", 0.0))
     with engine.open(query="q", logits=True) as stream, engine.open(query="q", logits=True) as witness:
@@ -194,10 +195,8 @@ def test_an_interrupt_leaves_the_stream_as_it_was(make_engine, data, monkeypatch
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            if where == "reply":
-                patch.setattr(engine.dialogue, "replied", interrupt)
-            else:
-                patch.setattr(engine.forward.decoder if where == "forward" else engine.forward, where, interrupt)
+            owners = {"forward": engine.forward.decoder, "decide": turn, "replied": engine.dialogue}
+            patch.setattr(owners[where], where, interrupt)
             with pytest.raises(KeyboardInterrupt):
                 engine.step(data.frame(1), stream)
         assert state(stream) == before
