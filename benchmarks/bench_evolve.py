@@ -2,7 +2,7 @@
 
     python -m benchmarks.bench_evolve ablate RUN --out DIR [--processes 4] [--eval-data DIR]
     python -m benchmarks.bench_evolve rollout [--random qwen2.5-vl-7b] [--videos 16]
-    python -m benchmarks.bench_evolve tune [--random qwen2.5-vl-7b] [--trajectories 16]
+    python -m benchmarks.bench_evolve tune [--random qwen2.5-vl-7b] [--trajectories 16] [--history replies] [--profile]
 
 ablate: RUN is finished and evaluated (`evostreaming evolve --evaluate`); 100 to 3,000 trajectories, the other loss balances, with and
 without pruning, options and self-consistency, two more rounds and two more seeds (of roll-outs and tuning) are each run and scored, several
@@ -15,6 +15,7 @@ second, 128 tokens a frame.
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 from evostreaming.engine.errors import EvoStreamingError
@@ -37,6 +38,11 @@ def main():
         speed.add_argument(counted, type=int, default=number, dest="count")
         speed.add_argument("--turns", default="60,80,100,120", help="lengths of the streams, in turn")
         speed.add_argument("--json", type=Path)
+    tune = commands.choices["tune"]
+    tune.add_argument("--history", choices=("full", "replies"), default="full", help="replies: decisions stand on branches")
+    tune.add_argument("--eager", action="store_true", help="do not compile the layers")
+    tune.add_argument("--room", type=float, help="GB for activations, 0 to compute all of them twice; as much as is free if left out")
+    tune.add_argument("--profile", action="store_true", help="take one batch apart by kernels")
     for each in commands.choices.values():
         each.add_argument("--device", default="auto")
     asked = parser.parse_args()
@@ -50,7 +56,11 @@ def main():
 
             work = evolve_speed.rollout if asked.command == "rollout" else evolve_speed.tuning
             turns = tuple(int(count) for count in asked.turns.split(","))
-            told = work(asked.model, asked.random, asked.count, turns, asked.device, lambda line: print(line, flush=True))
+            more = {}
+            if asked.command == "tune":
+                more = {"history": asked.history, "room": asked.room and asked.room * 1e9, "profile": asked.profile}
+                more |= {"compiled": False} if asked.eager else {}
+            told = work(asked.model, asked.random, asked.count, turns, asked.device, partial(print, flush=True), **more)
             if asked.json:
                 asked.json.write_text(json.dumps(told, indent=1) + "\n")
     except EvoStreamingError as error:

@@ -121,79 +121,130 @@ def pool(folder, group, videos, turns):
 
 @dataclass(frozen=True)
 class Work:
-    """Products of a pass over some trajectories: FLOP of the decoder forward for all tokens, and of the head at the learned ones."""
+    """Products of a forward pass over some trajectories, in FLOP: with the decoder's weights and of attention for all tokens, of the head at
+    the learned ones."""
 
-    forward: float
+    weights: float
+    attention: float
     head: float
 
     @property
     def model(self):
-        """Forward, and backward to the activations: frozen weights need no gradient."""
-        return 2 * self.forward + 2 * self.head
+        """Forward and backward. Frozen weights need no gradient, so theirs is one product; those of attention have two operands that do."""
+        return 2 * self.weights + 3 * self.attention + 2 * self.head
 
     @property
     def done(self):
         """The same with the second forward of gradient checkpointing."""
-        return self.model + self.forward
+        return self.model + self.weights + self.attention
 
 
-def work_of(decoder, lengths, learned):
-    """`Work` of sequences of `lengths` tokens with `learned` targets in all. Attention counts the pairs that are seen."""
-    pairs = sum(length * (length + 1) / 2 for length in lengths)
+def work_of(decoder, lengths, learned, pairs=None):
+    """`Work` of sequences of `lengths` tokens with `learned` targets in all. Attention counts `pairs` that are seen, None for causal."""
+    pairs = sum(length * (length + 1) / 2 for length in lengths) if pairs is None else pairs
     attention = 4 * decoder.heads * decoder.head_dim * decoder.layers * pairs
-    return Work(2 * decoder_weights(decoder) * sum(lengths) + attention, 2 * decoder.vocab * decoder.hidden * learned)
+    return Work(2 * decoder_weights(decoder) * sum(lengths), attention, 2 * decoder.vocab * decoder.hidden * learned)
 
 
-def tuning(model, size, trajectories, turns=TURNS, device="auto", say=print):
-    """Stage 5 on that many trajectories, after a first batch that is not counted; `model` and `size` as for `rollout`."""
+def seen_pairs(branch):
+    """Pairs of a token and one that it sees: all before it of the stream and of its own branch, itself included. branch (L,) int64."""
+    own = branch[branch > 0].bincount().double()
+    return int((branch == 0).cumsum(0).sum()) + float((own * (own + 1) / 2).sum())
+
+
+def tuning(model, size, trajectories, turns=TURNS, device="auto", say=print, history="full", profile=False, **options):
+    """Stage 5 on that many trajectories, after a first batch that is not counted; `model` and `size` as for `rollout`, options for `Tuner`.
+
+    profile: whether one more batch is taken apart by kernels.
+    """
     where = choose_device(device)
     dtype = choose_dtype("auto", where)
     config = ModelConfig.from_directory(locate(model)) if model else ModelConfig.from_json(*read_config(size))
     form = TurnFormat(locate(model), config.turn) if model else turn_format(size)
     settings = tune.Tuning(held_out=0.0)
+    count = settings.batch + trajectories + (settings.batch if profile else 0)
+    kernels = Kernels(where)
     log = []
 
     def show(row):
         log.append(row)
-        say(f"batch {row['step']} of {row['of']}: {row['tokens']} tokens in {row['seconds']:.1f} s")
+        say(
+            f"batch {row['step']} of {row['of']}: {row['tokens']} tokens and {row['padding']} of padding in {row['seconds']:.1f} s, "
+            f"{100 * row['recomputed']:.0f} % of the layers computed twice"
+        )
+        if profile and row["step"] == row["of"] - 1:
+            kernels.start()
+        elif profile and row["step"] == row["of"]:
+            kernels.stop(say)
 
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        examples = [example(folder, config, form, turns[i % len(turns)], dtype) for i in range(settings.batch + trajectories)]
+        examples = [example(folder, config, form, turns[i % len(turns)], dtype, history) for i in range(count)]
         checkpoint = locate(model) if model else folder
         if model is None:
             (folder / "config.json").write_text(json.dumps(read_config(size)[0]))  # where PEFT looks for the size of the vocabulary
             tune.load_tunable = partial(random_tunable, size)
-        tune.Tuner(checkpoint, examples, folder / "adapter", settings, None, "cpu" if where.type == "cpu" else None, show).run()
+        own = "cpu" if where.type == "cpu" else None
+        tune.Tuner(checkpoint, examples, folder / "adapter", settings, None, own, show, **options).run()
+    peak_bytes = torch.cuda.max_memory_allocated() if where.type == "cuda" else 0
     lengths, learned = [len(made) for made, _ in examples], sum(int((made.learned > 0).sum()) for made, _ in examples)
-    whole = work_of(config.decoder, lengths, learned)
-    tokens, seconds = (sum(row[name] for row in log[1:]) for name in ("tokens", "seconds"))
+    whole = work_of(config.decoder, lengths, learned, sum(seen_pairs(made.branch) for made, _ in examples))
+    measured = log[1:-1] if profile else log[1:]
+    tokens, seconds, padding = (sum(row[name] for row in measured) for name in ("tokens", "seconds", "padding"))
+    twice = sum(row["recomputed"] * row["tokens"] for row in measured) / tokens
     share, rate = tokens / sum(lengths), measure_ceilings(where, dtype).flops
+    done = whole.model + twice * (whole.done - whole.model)
     name = torch.cuda.get_device_name() if where.type == "cuda" else "cpu"
     peak = next((value for part, value in PEAK.items() if part in name), rate)
     epoch = seconds / tokens * sum(lengths) / len(lengths) * WANTED
     result = {
-        "device": name, "trajectories": trajectories, "tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds,
-        "mfu": whole.model * share / seconds / peak, "with_checkpointing": whole.done * share / seconds / peak,
+        "device": name, "trajectories": trajectories, "history": history, "tokens": tokens, "padding": padding, "seconds": seconds,
+        "first_batch_seconds": log[0]["seconds"], "tokens_per_second": tokens / seconds, "recomputed": twice,
+        "mfu": whole.model * share / seconds / peak, "with_checkpointing": done * share / seconds / peak, "peak_bytes": peak_bytes,
         "peak_flops": peak, "product_flops": rate, "projected_minutes": epoch / 60,
     }  # fmt: skip
     say(
-        f"{trajectories} trajectories, {tokens} tokens in {seconds:.1f} s: {tokens / seconds:.0f} tokens/s, {100 * result['mfu']:.0f} % of "
-        f"{peak / 1e12:.0f} TFLOP/s go into the decoder's work (target 40), {100 * result['with_checkpointing']:.0f} % into that and what "
-        f"is computed twice; a large product reaches {100 * rate / peak:.0f} %"
+        f"{trajectories} trajectories, {tokens} tokens in {seconds:.1f} s after a first batch of {log[0]['seconds']:.1f} s; "
+        f"{100 * padding / (tokens + padding):.1f} % of the rows is padding, {100 * twice:.0f} % of the layers are computed twice, "
+        f"at most {peak_bytes / 2**30:.1f} GiB"
+    )
+    say(
+        f"{tokens / seconds:.0f} tokens/s, {100 * result['mfu']:.1f} % of {peak / 1e12:.0f} TFLOP/s go into the decoder (target 40), "
+        f"{100 * result['with_checkpointing']:.1f} % into it and what is done twice; a large product reaches {100 * rate / peak:.0f} %"
     )
     say(f"one epoch of {WANTED:,} trajectories: {epoch / 60:.1f} minutes on one GPU (target 45)")
     return result
 
 
-def example(folder, config, form, turns, dtype):
+class Kernels:
+    """Where the time of a stretch of work goes: a line a kernel, the slowest first."""
+
+    def __init__(self, device):
+        gpu = device.type == "cuda"
+        kind = torch.profiler.ProfilerActivity.CUDA if gpu else torch.profiler.ProfilerActivity.CPU
+        self.field = "self_device_time_total" if gpu else "self_cpu_time_total"
+        self.profiler = torch.profiler.profile(activities=[kind])
+
+    def start(self):
+        self.profiler.start()
+
+    def stop(self, say, lines=25):
+        self.profiler.stop()
+        spent = [(getattr(each, self.field), each.count, each.key) for each in self.profiler.key_averages()]
+        whole = sum(each[0] for each in spent)
+        say(f"{whole / 1e6:.2f} s in kernels")
+        for time_spent, count, key in sorted(spent, reverse=True)[:lines]:
+            say(f"{100 * time_spent / whole:5.1f} %  {time_spent / 1e3:9.1f} ms  {count:6} x  {key[:110]}")
+
+
+def example(folder, config, form, turns, dtype, history="full"):
     """(Sequence, features()) of a trajectory as the loop makes them, on tokens of noise in a file of their own."""
     seen, count = visual_tokens(config.pixels, frame_shape(config.pixels, TOKENS_PER_FRAME), TOKENS_PER_FRAME)
     merged = tuple(length // config.pixels.merge for length in grid(config.pixels, *seen))
     rows = [{"t": turn / FPS, "reply": "x" * (REPLY - 1) if turn % EVERY == EVERY - 1 else None} for turn in range(turns)]
     rows[0]["query"] = QUESTION
     spatial = config.decoder.mrope_section is not None
-    made = sequence(rows, Dialogue(form, StreamingFormat(), "full"), SYSTEM, [(count, merged)] * turns, spatial)
+    made = sequence(rows, Dialogue(form, StreamingFormat(), history), SYSTEM, [(count, merged)] * turns, spatial)
     file = folder / f"{turns}.safetensors"
     if not file.exists():
         hidden, deep = config.decoder.hidden, len(config.vision.deepstack)

@@ -116,11 +116,14 @@ def sequence(turns, dialogue, system, grids, spatial, offline=False):
     return Sequence(long[0], positions, long[1], torch.tensor(rehearsal.learned, dtype=torch.int8), long[2])
 
 
-def visible(branch, row):
-    """Which tokens see which: (L, L) bool. A token sees those before it in its own row of the pack that are of the stream or its branch.
+def visibility(branch, row):
+    """Which tokens see which, as flex attention asks: (batch, head, query, key) -> bool. A token sees those before it in its own row of the
+    pack that are of the stream or its branch.
 
     branch, row (L,) int64: several sequences may stand one behind the other, each with its `row` number.
     """
-    before = torch.ones(len(branch), len(branch), dtype=torch.bool, device=branch.device).tril()
-    same = (branch[None] == 0) | (branch[None] == branch[:, None])
-    return before & same & (row[None] == row[:, None])
+
+    def sees(batch, head, query, key):
+        return (query >= key) & ((branch[key] == 0) | (branch[query] == branch[key])) & (row[query] == row[key])
+
+    return sees

@@ -9,6 +9,9 @@ from pathlib import Path
 import torch
 import transformers
 from torch import nn
+from torch.nn.attention.flex_attention import BlockMask
+from transformers.integrations.flex_attention import flex_attention_forward
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from ..engine.config import ModelConfig, read_json
 from ..engine.tensor_files import TensorFiles
@@ -16,6 +19,16 @@ from ..engine.weight_names import find_layout
 
 # Linear layers of the decoder; the embedding and the head stay as they are.
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+ATTENTION = "by_mask"
+
+
+def attend(module, query, key, value, mask, **more):
+    """Attention as transformers calls it: flex attention where the mask is one of blocks, else SDPA, which takes None for causal."""
+    forward = flex_attention_forward if isinstance(mask, BlockMask) else sdpa_attention_forward
+    return forward(module, query, key, value, mask, **more)
+
+
+transformers.AttentionInterface.register(ATTENTION, attend)
 
 
 class TunableDecoder(nn.Module):
@@ -23,6 +36,7 @@ class TunableDecoder(nn.Module):
 
     def __init__(self, text, path, head, checkpoint):
         super().__init__()
+        text.set_attn_implementation(ATTENTION)
         self.path, self.name_or_path = path, str(checkpoint)  # the latter is what PEFT writes into the adapter
         self.register_buffer("head", head, persistent=False)
         place = self
@@ -38,12 +52,15 @@ class TunableDecoder(nn.Module):
     def forward(self, ids, positions, visual, features, deepstack, mask, rows):
         """Logits (R, V) float32 at `rows` of one packed row.
 
-        ids (L,); positions (3, L); visual (N,) where features (N, h) stand; deepstack (S, N, h) or None; mask (L, L) bool, None for causal.
+        ids (L,); positions (3, L); visual (N,) where features (N, h) stand; deepstack (S, N, h) or None; mask (L, L) bool or a
+        BlockMask of (1, 1, L, L), None for causal.
         """
         text = self.text
-        hidden = text.embed_tokens(ids)
+        hidden = text.embed_tokens(ids[None])
         if len(visual):
-            hidden = hidden.index_copy(0, visual, features.to(hidden.dtype))
+            hidden = hidden.index_copy(1, visual, features[None].to(hidden.dtype))
+        if torch.is_grad_enabled():
+            hidden.requires_grad_()  # as every other layer's input does, or the first would be compiled apart; so would a view
         more = {}
         if deepstack is not None:
             seen = torch.zeros(1, len(ids), dtype=torch.bool, device=ids.device)
@@ -51,8 +68,8 @@ class TunableDecoder(nn.Module):
             more = {"visual_pos_masks": seen, "deepstack_visual_embeds": list(deepstack.to(hidden.dtype))}
         spatial = "VL" in type(text).__name__
         positions = positions[:, None] if spatial else positions[:1]
-        mask = None if mask is None else mask[None, None]
-        out = text(inputs_embeds=hidden[None], position_ids=positions, attention_mask=mask, use_cache=False, **more)
+        mask = mask[None, None] if isinstance(mask, torch.Tensor) else mask
+        out = text(inputs_embeds=hidden, position_ids=positions, attention_mask=mask, use_cache=False, **more)
         return (out.last_hidden_state[0, rows] @ self.head.to(out.last_hidden_state.dtype).T).float()
 
 
@@ -77,14 +94,12 @@ def _empty(directory, layout):
     described = read_json(directory, "config.json", "sizes and architecture")
     if hasattr(transformers, described["architectures"][0]):
         config = transformers.AutoConfig.from_pretrained(directory, trust_remote_code=False)
-        config._attn_implementation = "sdpa"
         with torch.device("meta"):
             whole = transformers.AutoModelForImageTextToText.from_config(config)
         return whole.model.language_model, ("model", "language_model")
     described = described.get("llm_config") or described  # the decoder of both is a Qwen3
     other = ("architectures", "auto_map", "model_type")
     config = transformers.Qwen3Config(**{key: value for key, value in described.items() if key not in other})
-    config._attn_implementation = "sdpa"
     with torch.device("meta"):
         return transformers.Qwen3Model(config), tuple(layout.text.strip(".").split("."))
 

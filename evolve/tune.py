@@ -8,7 +8,6 @@ import json
 import math
 import random
 import time
-import warnings
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,11 +17,14 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from ..engine.errors import ArgumentError
+from .activations import Activations, free_room
 from .packing import group, pack, token_weights
 from .sequences import REPLY, SILENCE
 from .tunable import LINEAR, load_tunable
 
 LONGEST_ON_CPU = 512  # tokens of a packed row there: behind a longer one's mask most of the work is wasted
+MULTIPLE_ON_GPU = 512  # tokens: cuDNN plans its attention anew, for a second, for every length of a row
+COMPILED = 10**9  # parameters from which a minute of compilation pays: smaller decoders are tuned in little more
 BALANCES = ("none", "inverse", "focal")
 
 
@@ -48,9 +50,12 @@ class Tuning:
 
 
 class Tuner:
-    """`examples`: [(Sequence, features())] with features() -> (tokens (V, h), deepstack (S, V, h) or None); `out`: the adapter's folder."""
+    """`examples`: [(Sequence, features())] with features() -> (tokens (V, h), deepstack (S, V, h) or None); `out`: the adapter's folder.
 
-    def __init__(self, checkpoint, examples, out, settings, start=None, device=None, on_step=None):
+    room: bytes for activations, None for what memory has; compiled: whether the layers are, None for large decoders on a GPU.
+    """
+
+    def __init__(self, checkpoint, examples, out, settings, start=None, device=None, on_step=None, room=None, compiled=None):
         from accelerate import Accelerator
 
         if not examples:
@@ -61,10 +66,12 @@ class Tuner:
         self.device = self.accelerator.device
         torch.manual_seed(settings.seed)
         base = load_tunable(checkpoint, self.device, torch.bfloat16 if half else torch.float32)
-        with warnings.catch_warnings():  # its name changes between releases that we run on
-            warnings.simplefilter("ignore", FutureWarning)
-            base.text.gradient_checkpointing_enable({"use_reentrant": False})
+        if compiled is None:  # FSDP exchanges a layer's weights round its forward
+            large = sum(each.numel() for each in base.text.parameters()) >= COMPILED
+            compiled = half and large and self.accelerator.distributed_type != "FSDP"
+        self.blocks, self.multiple = compiled, MULTIPLE_ON_GPU if half else 1
         self.model = _with_adapter(base, settings, start)
+        self.activations = Activations(base.text.layers, free_room(self.device) if room is None else room, compiled)
         self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=0.0, weight_decay=0.0)
         self.model, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
         order = random.Random(f"tune {settings.seed}").sample(range(len(examples)), len(examples))
@@ -83,8 +90,7 @@ class Tuner:
         self.model.train()
         while self.step < self.steps:
             began = time.perf_counter()
-            loss, tokens = self._update(self._batch(self.step))
-            row = {"step": self.step + 1, "of": self.steps, "loss": loss, "tokens": tokens, "seconds": time.perf_counter() - began}
+            row = {"step": self.step + 1, "of": self.steps, **self._update(self._batch(self.step)), "seconds": time.perf_counter() - began}
             self.step += 1
             last = self.step == self.steps
             if self.held_out and (last or self.step % self.evaluate_every == 0):
@@ -108,29 +114,34 @@ class Tuner:
         mine = batch[self.accelerator.process_index :: self.accelerator.num_processes] or batch[:1]
         return [self.training[i] for i in mine]
 
-    def _rows(self, examples):
+    def _groups(self, examples):
+        """The examples of each row."""
         most = min(self.settings.pack_tokens, LONGEST_ON_CPU) if self.device.type == "cpu" else self.settings.pack_tokens
-        for places in group([len(sequence) for sequence, _ in examples], most):
-            chosen = [examples[i] for i in places]
-            yield pack([sequence for sequence, _ in chosen], [features() for _, features in chosen], self.device)
+        return [[examples[i] for i in places] for places in group([len(sequence) for sequence, _ in examples], most)]
+
+    def _row(self, chosen):
+        sequences, features = [sequence for sequence, _ in chosen], [features() for _, features in chosen]
+        return pack(sequences, features, self.device, self.multiple, self.blocks)
 
     def _loss(self, row):
-        """(sum of weighted losses, sum of weights) of a row."""
+        """Sum of the weighted losses of a row."""
         logits = self.model(*row.arguments())
         weight = token_weights(self.settings.loss_balance, row.kind, logits, row.target, self.shares)
-        return (F.cross_entropy(logits, row.target, reduction="none") * weight).sum(), len(row.target)
+        return (F.cross_entropy(logits, row.target, reduction="none") * weight).sum()
 
     def _update(self, examples):
+        """One step. Returns {"loss", "tokens", "padding": tokens that fill rows up, "recomputed": share of the layers' work}."""
+        while True:
+            try:
+                found = self._gradients(examples)
+                break
+            except torch.OutOfMemoryError:
+                # Of several processes the others wait for this one's gradients; they cannot begin anew.
+                if self.accelerator.num_processes > 1 or not self.activations.shrink():
+                    raise
+            self.optimizer.zero_grad()
+            torch.cuda.empty_cache()
         settings = self.settings
-        rows = list(self._rows(examples))
-        learned, total, tokens = max(sum(len(row.target) for row in rows), 1), 0.0, 0
-        for index, row in enumerate(rows):
-            sync = index == len(rows) - 1
-            with torch.enable_grad(), self.accelerator.no_sync(self.model) if not sync else nullcontext():
-                loss, _ = self._loss(row)
-                self.accelerator.backward(loss / learned)
-            total += float(loss.detach())
-            tokens += len(row.ids)
         self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
         warm = max(1, round(0.03 * self.steps))
         rate = settings.rate * min((self.step + 1) / warm, 1.0) * 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
@@ -138,18 +149,36 @@ class Tuner:
             each["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return total / learned, tokens
+        return found | {"loss": float(found["loss"])}
+
+    def _gradients(self, examples):
+        """Gradients of the mean loss over a batch, row by row; nothing here waits for the device. As `_update`, the loss a tensor."""
+        groups = self._groups(examples)
+        learned = max(sum(int((sequence.learned > 0).sum()) for sequence, _ in examples), 1)
+        total, width, padding, twice = 0.0, 0, 0, 0
+        for index, chosen in enumerate(groups):
+            row = self._row(chosen)
+            twice += self.activations.fit(len(row.ids)) * len(row.ids)
+            sync = index == len(groups) - 1
+            with torch.enable_grad(), self.accelerator.no_sync(self.model) if not sync else nullcontext():
+                loss = self._loss(row)
+                self.accelerator.backward(loss / learned)
+            total = total + loss.detach() / learned
+            width += len(row.ids)
+            padding += row.padding
+        recomputed = twice / (width * len(self.activations.layers))
+        return {"loss": total, "tokens": width - padding, "padding": padding, "recomputed": recomputed}
 
     @torch.no_grad()
     def _evaluate(self):
         self.model.eval()
         total, count = 0.0, 0
-        for row in self._rows(self.held_out):
-            logits = self.model(*row.arguments())
-            total += float(F.cross_entropy(logits, row.target, reduction="sum"))
+        for chosen in self._groups(self.held_out):
+            row = self._row(chosen)
+            total = total + F.cross_entropy(self.model(*row.arguments()), row.target, reduction="sum")
             count += len(row.target)
         self.model.train()
-        return total / max(count, 1)
+        return float(total) / max(count, 1)
 
     def _has_stopped_learning(self, loss):
         """Keep the best adapter; True once `patience` evaluations in a row were worse."""
@@ -207,6 +236,7 @@ class Tuner:
 def _with_adapter(base, settings, start):
     """The decoder with a LoRA on all its linear layers: a new one, or the adapter directory `start` to go on with."""
     from peft import LoraConfig, PeftModel, get_peft_model
+    from peft.tuners.lora import LoraLayer
 
     if start is not None:
         model = PeftModel.from_pretrained(base, str(start), is_trainable=True)
@@ -216,6 +246,9 @@ def _with_adapter(base, settings, start):
         targets = rf"{path}\.layers\.\d+\.(self_attn|mlp)\.({'|'.join(LINEAR)})"
         config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=targets)
         model = get_peft_model(base, config)
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.cast_input_dtype_enabled = False  # autocast narrows the small matrices; PEFT would widen the activations first
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()  # moments and small steps need more than bfloat16 holds

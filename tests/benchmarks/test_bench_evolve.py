@@ -3,13 +3,15 @@
 import json
 
 import pytest
+import torch
 
 pytest.importorskip("peft", reason="the optional dependency of stage 5 is not installed")
 
 from evostreaming.benchmarks import evolve_speed, random_checkpoint
-from evostreaming.benchmarks.evolve_speed import KEPT, WANTED, rollout, tuning, work_of
+from evostreaming.benchmarks.evolve_speed import KEPT, WANTED, rollout, seen_pairs, tuning, work_of
 from evostreaming.benchmarks.random_checkpoint import read_config
 from evostreaming.engine.config import ModelConfig
+from evostreaming.evolve.sequences import visibility
 
 SMALL = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2}
 
@@ -34,9 +36,9 @@ def test_a_forward_is_two_flop_a_weight_and_a_token_and_attention_is_causal():
     work = work_of(decoder, [1000, 3000], 50)
     matrices = 28 * (3584 * 3584 * 2 + 2 * 3584 * 512 + 3 * 3584 * 18944)
     attention = 28 * 28 * 128 * 4 * (1000 * 1001 / 2 + 3000 * 3001 / 2)
-    assert work.forward == pytest.approx(2 * matrices * 4000 + attention)
+    assert (work.weights, work.attention) == pytest.approx((2 * matrices * 4000, attention))
     assert work.head == 2 * 152064 * 3584 * 50
-    assert work.model == 2 * (work.forward + work.head) and work.done == work.model + work.forward
+    assert work.model == 2 * work.weights + 3 * attention + 2 * work.head and work.done == work.model + work.weights + attention
 
 
 def test_rolling_out_random_weights_takes_every_turn_and_projects_its_time(small):
@@ -51,7 +53,25 @@ def test_rolling_out_random_weights_takes_every_turn_and_projects_its_time(small
 
 def test_tuning_random_weights_counts_the_tokens_of_the_batches_after_the_first(small):
     told = []
-    found = tuning(None, small, 8, (3, 5), "cpu", told.append)
+    found = tuning(None, small, 8, (3, 5), "cpu", told.append, room=0)
     assert found["trajectories"] == 8 and sum(line.startswith("batch") for line in told) == 2
     assert 8 * 3 * 128 < found["tokens"] < 8 * 5 * 200  # those of one batch
     assert 0 < found["mfu"] < found["with_checkpointing"] and found["projected_minutes"] > 0
+
+
+def test_tuning_counts_nothing_twice_that_was_kept_and_names_the_kernels_of_one_more_batch(small):
+    told = []
+    found = tuning(None, small, 8, (3, 5), "cpu", told.append, history="replies", profile=True)
+    assert sum(line.startswith("batch") for line in told) == 3
+    assert 8 * 3 * 128 < found["tokens"] < 8 * 5 * 200
+    assert found["recomputed"] == 0 and 0 < found["mfu"] == found["with_checkpointing"]
+    slowest = told.index(next(line for line in told if line.endswith("s in kernels")))
+    assert any("aten::mm" in line or "aten::addmm" in line for line in told[slowest + 1 : slowest + 26])
+
+
+def test_pairs_of_a_sequence_with_branches_are_those_its_mask_shows():
+    branch = torch.tensor([0, 0, 1, 1, 0, 2, 2, 2, 0])
+    places = torch.arange(len(branch))
+    mask = visibility(branch, torch.zeros_like(branch))(None, None, places[:, None], places[None])
+    assert seen_pairs(branch) == mask.sum()
+    assert seen_pairs(torch.zeros(7, dtype=torch.long)) == 7 * 8 / 2
