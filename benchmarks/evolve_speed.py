@@ -121,7 +121,7 @@ def pool(folder, group, videos, turns):
 
 @dataclass(frozen=True)
 class Work:
-    """Products of a forward pass over some trajectories, in FLOP: with the decoder's weights and of attention for all tokens, of the head at
+    """FLOP of a forward pass over some trajectories: of products with the decoder's weights and of attention for all tokens, of the head at
     the learned ones."""
 
     weights: float

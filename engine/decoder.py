@@ -4,17 +4,16 @@ Families differ by `DecoderConfig` alone: qkv bias, QK-norm, the rope table, tie
 features. Weights are fused once at load: q, k, v in one matrix, gate and up in one.
 """
 
-from functools import partial
-
 import torch
 from torch import nn
 
 from ..kernels.append import append
 from ..kernels.append_attention import append_attention
-from ..kernels.gemm import bare_gemm, gemm, quantize_weight, quantizes, scaled_gemm
+from ..kernels.gemm import bare_gemm, gemm, quantize_weight, quantizes
 from ..kernels.norm import norm
+from ..kernels.norm_gemm import fuses, norm_gemm
 from ..kernels.product import added
-from ..kernels.quantize import Quantized, quantize
+from ..kernels.quantize import Quantized
 from ..kernels.swiglu import swiglu
 
 
@@ -41,11 +40,10 @@ class Linear(nn.Module):
         values, self.scales, self.short_scales = quantize_weight(self.weight)
         self.weight = nn.Parameter(values, requires_grad=False)
 
-    def forward(self, x, bare=False):
-        """x (T, K), or `Quantized` where the weight is -> (T, N). bare: it may be a `Product`, which the op behind finishes."""
+    def forward(self, x):
+        """x (T, K) -> (T, N), or `Quantized` where the weight is -> perhaps a `Product`, which the op behind finishes."""
         if isinstance(x, Quantized):
-            product = partial(bare_gemm, short_scales=self.short_scales) if bare else scaled_gemm
-            return product(*x, self.weight, self.scales, self.dtype)
+            return bare_gemm(*x, self.weight, self.scales, self.dtype, short_scales=self.short_scales)
         return gemm(x, self.weight, self.scales)
 
 
@@ -65,15 +63,29 @@ class Layer(nn.Module):
         self.gate_up = Linear(config.hidden, 2 * config.intermediate)
         self.down = Linear(config.intermediate, config.hidden)
 
+    def quantize_(self):
+        """The MLP's weights to fp8. The products of attention stay: of all that rounding changes in a decision they made two thirds, and
+        fp8 saves little on them, for one is scaled row by row and what goes into the other would have to be quantized by itself."""
+        for linear in (self.gate_up, self.down):
+            linear.quantize_()
+
     def forward(self, update, residual, key_pages, value_pages, plan):
         """One layer: the last layer's output and the residual stream, both (T, h) -> (output, residual stream)."""
-        fp8 = self.qkv.scales is not None and quantizes(len(plan.slots), plan.slots.device)
-        x, residual = norm(update, self.input_norm.weight, self.eps, residual, fp8)
+        fp8 = self.down.scales is not None and quantizes(len(plan.slots), plan.slots.device)
+        qkv, residual = self.normed(self.qkv, self.input_norm, update, residual)
         scales = (self.q_norm.weight, self.k_norm.weight) if self.q_norm is not None else (None, None)
-        q = append(self.qkv(x), plan.cos, plan.sin, key_pages, value_pages, plan.slots, *scales, self.eps, self.qkv.bias)
+        q = append(qkv, plan.cos, plan.sin, key_pages, value_pages, plan.slots, *scales, self.eps, self.qkv.bias)
         x = append_attention(q, key_pages, value_pages, plan).flatten(1)
-        x, residual = norm(self.o(quantize(x) if fp8 else x, bare=True), self.post_norm.weight, self.eps, residual, fp8)
-        return self.down(swiglu(self.gate_up(x, bare=True), fp8), bare=True), residual
+        x, residual = self.normed(self.gate_up, self.post_norm, self.o(x), residual, fp8, gated=True)
+        return self.down(x), residual
+
+    def normed(self, linear, scale, update, residual, fp8=False, gated=False):
+        """(linear(norm(update + residual)), perhaps through swiglu; update + residual)."""
+        if fuses(update, residual, linear.weight):
+            return norm_gemm(update, residual, scale.weight, self.eps, linear.weight, linear.scales, gated)
+        x, residual = norm(update, scale.weight, self.eps, residual, fp8)
+        x = linear(x)
+        return swiglu(x, fp8) if gated else x, residual
 
 
 class Decoder(nn.Module):

@@ -4,11 +4,9 @@ import pytest
 import torch
 
 from evostreaming.engine import graphs as module
-from evostreaming.engine import scan
 from evostreaming.engine.errors import FrameError, OutOfPages
 from evostreaming.engine.gate import Gate
 from evostreaming.engine.graphs import Graphs, round_streams, round_tokens
-from evostreaming.engine.step import Stopwatch
 
 
 class Rerun(Graphs):
@@ -268,15 +266,3 @@ def test_captures_are_bounded_in_number_and_memory(pair, golden, monkeypatch):
     engine.forward.graphs.limit = size
     run_batches(engine, data, [2, 2, 2, 2])
     assert engine.captures == (3, size)
-
-
-def test_a_scan_splits_frames_into_passes_of_one_size(pair, noise, monkeypatch):
-    _, engine = pair("qwen2_5_vl", max_tokens=4096)
-    passes, reserve = [], engine.forward.reserve
-    engine.forward.reserve = lambda contexts, chunks: passes.append(len(chunks[0].features)) or reserve(contexts, chunks)
-    with engine.open() as stream:
-        stream.refractory = 40
-        (encoded,) = engine._encode(noise(1), [stream], Stopwatch(engine.device))
-        monkeypatch.setattr(scan, "PASS_TOKENS", 7 * (encoded.count + len(engine.dialogue.prompt)))
-        engine.scan(noise(16), stream)
-    assert [count for count in passes if count] == [6, 5, 5]

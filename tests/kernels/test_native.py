@@ -94,6 +94,11 @@ for dtype in (torch.bfloat16, torch.float32):
     for tokens in (1, 8):
         torch.ops.evostreaming.gemv(draw(tokens, 608), draw(1003, 608))
         torch.ops.evostreaming.gemv_fp8(draw(tokens, 624).bfloat16(), draw(1003, 624).to(torch.float8_e4m3fn), draw(1003).float())
+    for tokens in (1, 3):
+        rows = [draw(tokens, 624).bfloat16() for _ in range(2)] + [draw(624).bfloat16(), 1e-6]
+        for gated in (False, True):
+            torch.ops.evostreaming.gemv_norm(*rows, draw(1002, 624).bfloat16(), None, gated)
+            torch.ops.evostreaming.gemv_norm(*rows, draw(1002, 624).to(torch.float8_e4m3fn), draw(1002).float(), gated)
     for bits in (15, 23):
         for shape, color in (((130, 77, 3), None), ((180, 50), "bt601")):
             frame = torch.randint(0, 256, shape, dtype=torch.uint8, device="cuda")
