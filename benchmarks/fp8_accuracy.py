@@ -1,13 +1,13 @@
 """What fp8 costs in accuracy: decision logits, first tokens and gates of float32, bfloat16 and fp8 engines on the same streams.
 
-    python -m benchmarks.fp8_accuracy [--adapter tiny-evolved] [--data DIR] [--episodes 96] [--sizes]
+    python -m benchmarks.fp8_accuracy [--adapter tiny-evolved] [--data DIR] [--episodes 96] [--device cpu] [--sizes]
 
 The built-in model, perhaps with an adapter, watches episodes of the world suite (made by `python -m evostreaming.tiny.suite DIR`; without
 --data the folder in the user's cache). The bfloat16 engine decides and replies, the others are made to do as it did, so that all see the
 same context at every turn; counted are the turns from a question on. A gate flips when "softmax" at 0.5 decides otherwise than in
 bfloat16, a first token when the most likely token (silence, or the first of the answer) is another. An error is the relative L2 distance
-of the decision logits to float32's. The model as shipped speaks at every turn, so gates say something with an evolved adapter only. With
---sizes also Qwen2.5-VL-7B shapes with random weights.
+of the decision logits to float32's. The model as shipped speaks at every turn, so gates say something with an evolved adapter only. On a
+CPU the plain twins compute, with the weights that a GPU has. With --sizes also Qwen2.5-VL-7B shapes with random weights, on a GPU.
 """
 
 import argparse
@@ -29,7 +29,8 @@ from .random_checkpoint import random_engine
 from .workload import make_frames
 
 STREAMS = 16
-KINDS = {"bfloat16": {"dtype": "bfloat16"}, "float32": {"dtype": "float32"}, "fp8": {"dtype": "bfloat16", "quantization": "fp8"}}
+KINDS = {"bfloat16": "bfloat16", "float32": "float32", "fp8": "bfloat16"}  # and the dtype of what is not in fp8
+MARGINS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # of a probability, from one half
 
 
 class Viewer:
@@ -85,6 +86,13 @@ def compare(name, rows, exact, half):
     )
 
 
+def by_margin(rows, half):
+    """Print how many gates flip against bfloat16 among those that are near one half there."""
+    for margin in MARGINS:
+        pairs = [(ours, other) for ours, other in zip(rows, half) if abs(other[1] - 0.5) <= margin]
+        print(f"  within {margin} of one half: {sum(spoken(ours) != spoken(other) for ours, other in pairs)} of {len(pairs)} flipped")
+
+
 def spoken(row):
     return row[1] >= 0.5
 
@@ -102,18 +110,20 @@ def share(hits, of):
     return f"{count} ({100 * count / len(of):.2f} %)"
 
 
-def built_in(adapter, data, episodes, kinds=KINDS, device="cuda"):
+def built_in(adapter, data, episodes, device="cuda"):
     options = {"device": device, "adapter": adapter, "max_streams": STREAMS, "max_tokens": 4096, "max_reply": 24}
-    engines = {kind: Engine.from_pretrained("tiny", **options, **kinds[kind]) for kind in kinds}
+    engines = {kind: Engine.from_pretrained("tiny", dtype=dtype, **options) for kind, dtype in KINDS.items()}
+    quantize_model(engines["fp8"].model)  # here, since a load in fp8 asks for a GPU
     folder = Path(data) if data else world.default_data()
     found = world.read(folder)[:episodes]
     watches = plan_watches(found, {episode.video: str(folder / episode.video) for episode in found}, alone=True)
-    rows = {kind: [] for kind in kinds}
+    rows = {kind: [] for kind in KINDS}
     for begin in range(0, len(watches), STREAMS):
         for kind, more in watch_together(engines, watches[begin : begin + STREAMS]).items():
             rows[kind] += more
-    for kind in kinds:
+    for kind in KINDS:
         compare(f"built-in{' evolved' if adapter else ''}, {kind}", rows[kind], rows["float32"], rows["bfloat16"])
+    by_margin(rows["fp8"], rows["bfloat16"])
 
 
 @torch.inference_mode()
@@ -146,9 +156,10 @@ def main():
     parser.add_argument("--adapter", help='a PEFT LoRA directory, or "tiny-evolved"')
     parser.add_argument("--data", help="a folder of the world suite")
     parser.add_argument("--episodes", type=int, default=96)
+    parser.add_argument("--device", default="cuda", help="cuda or cpu, of the built-in model")
     parser.add_argument("--sizes", action="store_true", help="also random weights of Qwen2.5-VL-7B's size")
     options = parser.parse_args()
-    built_in(options.adapter, options.data, options.episodes)
+    built_in(options.adapter, options.data, options.episodes, options.device)
     if options.sizes:
         full_size(8)
 

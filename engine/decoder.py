@@ -63,15 +63,16 @@ class Layer(nn.Module):
         self.gate_up = Linear(config.hidden, 2 * config.intermediate)
         self.down = Linear(config.intermediate, config.hidden)
 
-    def quantize_(self):
-        """The MLP's weights to fp8. The products of attention stay: of all that rounding changes in a decision they made two thirds, and
-        fp8 saves little on them, for one is scaled row by row and what goes into the other would have to be quantized by itself."""
-        for linear in (self.gate_up, self.down):
-            linear.quantize_()
+    def quantize_(self, down=True):
+        """The MLP's weights to fp8, perhaps without `down`. The products of attention stay: they made two thirds of what rounding changes
+        in a decision, and fp8 saves little on them, for one is scaled row by row and what goes into the other would be quantized alone."""
+        self.gate_up.quantize_()
+        if down:
+            self.down.quantize_()
 
     def forward(self, update, residual, key_pages, value_pages, plan):
         """One layer: the last layer's output and the residual stream, both (T, h) -> (output, residual stream)."""
-        fp8 = self.down.scales is not None and quantizes(len(plan.slots), plan.slots.device)
+        fp8 = self.gate_up.scales is not None and quantizes(len(plan.slots), plan.slots.device)
         qkv, residual = self.normed(self.qkv, self.input_norm, update, residual)
         scales = (self.q_norm.weight, self.k_norm.weight) if self.q_norm is not None else (None, None)
         q = append(qkv, plan.cos, plan.sin, key_pages, value_pages, plan.slots, *scales, self.eps, self.qkv.bias)
@@ -85,7 +86,7 @@ class Layer(nn.Module):
             return norm_gemm(update, residual, scale.weight, self.eps, linear.weight, linear.scales, gated)
         x, residual = norm(update, scale.weight, self.eps, residual, fp8)
         x = linear(x)
-        return swiglu(x, fp8) if gated else x, residual
+        return swiglu(x, fp8 and self.down.scales is not None) if gated else x, residual
 
 
 class Decoder(nn.Module):

