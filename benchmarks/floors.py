@@ -88,9 +88,16 @@ def vision_parts(vision, work):
 def stage_parts(config, work):
     """{stage: {part: Part}} of one step; `reply` is one decoded token of all streams."""
     decoder, new = config.decoder, work.streams * work.tokens
-    weights, head = decoder_weights(decoder), decoder.vocab * decoder.hidden
+    mlps, head = 3 * decoder.layers * decoder.hidden * decoder.intermediate, decoder.vocab * decoder.hidden
+    others = decoder_weights(decoder) - mlps
     token = 2 * decoder.layers * decoder.kv_heads * decoder.head_dim * work.item
     per_pair = 4 * decoder.heads * decoder.head_dim * decoder.layers * work.streams
+
+    def products(rows):
+        return {
+            "matrices": Part(2 * mlps * rows, mlps * work.weight_item, quantizable=True),
+            "matrices of attention": Part(2 * others * rows, others * work.item),
+        }
 
     def attention(tokens):
         flops = per_pair * (tokens * work.context + tokens * (tokens + 1) / 2)
@@ -101,13 +108,9 @@ def stage_parts(config, work):
     return {
         "preprocess": {"pixels": Part(0, pixels * (1 + work.item))},
         "vision": vision_parts(config.vision, work),
-        "prefill": {"matrices": Part(2 * weights * new, weights * work.weight_item, quantizable=True), "attention": attention(work.tokens)},
+        "prefill": {**products(new), "attention": attention(work.tokens)},
         "gate": {"head": head_part},
-        "reply": {
-            "matrices": Part(2 * weights * work.streams, weights * work.weight_item, quantizable=True),
-            "attention": attention(1),
-            "head": head_part,
-        },
+        "reply": {**products(work.streams), "attention": attention(1), "head": head_part},
     }
 
 

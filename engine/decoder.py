@@ -70,13 +70,17 @@ class Layer(nn.Module):
         if down:
             self.down.quantize_()
 
-    def forward(self, update, residual, key_pages, value_pages, plan):
-        """One layer: the last layer's output and the residual stream, both (T, h) -> (output, residual stream)."""
-        fp8 = self.gate_up.scales is not None and quantizes(len(plan.slots), plan.slots.device)
+    def forward(self, update, residual, key_pages, value_pages, plan, rows=None):
+        """One layer: the last layer's output and the residual stream, both (T, h) -> (output, residual stream), of `rows` alone if given."""
         qkv, residual = self.normed(self.qkv, self.input_norm, update, residual)
         scales = (self.q_norm.weight, self.k_norm.weight) if self.q_norm is not None else (None, None)
         q = append(qkv, plan.cos, plan.sin, key_pages, value_pages, plan.slots, *scales, self.eps, self.qkv.bias)
+        if rows is not None and not len(rows):
+            return residual[rows], residual[rows]  # nothing is read: its keys and values are all that the last layer is for
         x = append_attention(q, key_pages, value_pages, plan).flatten(1)
+        if rows is not None:
+            x, residual = x[rows], residual[rows]
+        fp8 = self.gate_up.scales is not None and quantizes(len(x), x.device)
         x, residual = self.normed(self.gate_up, self.post_norm, self.o(x), residual, fp8, gated=True)
         return self.down(x), residual
 
@@ -106,17 +110,18 @@ class Decoder(nn.Module):
         """The output matrix (V, h)."""
         return self.embed.weight if self.config.tied else self.lm_head.weight
 
-    def forward(self, hidden, cache, plan, visual_rows=None, deepstack=None):
-        """Run T new tokens of B streams and append their keys and values to the cache.
+    def forward(self, hidden, cache, plan, rows, visual_rows=None, deepstack=None):
+        """Run T new tokens of B streams, append their keys and values to the cache, and read R rows of text: behind the attention of the
+        last layer only those are computed.
 
-        hidden: (T, h) embeddings with visual tokens in place; plan: `Plan` of these T tokens; visual_rows: (N,) rows of `hidden` that are
-        visual; deepstack: (S, N, h) features added to those rows after the first S layers.
-        Returns the residual stream (T, h) before the final norm (the gate fuses it).
+        hidden: (T, h) embeddings with visual tokens in place; plan: `Plan` of these T tokens; rows: (R,); visual_rows: (N,) rows of `hidden`
+        that are visual; deepstack: (S, N, h) features added to those rows after the first S layers.
+        Returns the rows of the residual stream (R, h) before the final norm (the gate fuses it).
         """
-        residual = None
+        residual, last = None, len(self.layers) - 1
         for index, layer in enumerate(self.layers):
-            hidden, residual = layer(hidden, residual, cache.keys[index], cache.values[index], plan)
-            if deepstack is not None and index < len(deepstack):
+            hidden, residual = layer(hidden, residual, cache.keys[index], cache.values[index], plan, rows if index == last else None)
+            if deepstack is not None and index < min(len(deepstack), last):
                 hidden = added(hidden, residual)
                 hidden[visual_rows] += deepstack[index]
                 residual = None

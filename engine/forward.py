@@ -76,11 +76,11 @@ class Forward:
         return self.compute(ids, visual_rows, features, deepstack, Plan.of(batch, self.rope, self.device), rows)
 
     def compute(self, ids, visual_rows, features, deepstack, plan, rows):
-        """The pass itself, device tensors only: embed ids (T,), place features (N, h), run the layers, pick rows (R,)."""
+        """The pass itself, device tensors only: embed ids (T,), place features (N, h), run the layers, read rows (R,)."""
         hidden = self.decoder.embed(ids)
         if features is not None:
             hidden.index_copy_(0, visual_rows, features.to(hidden.dtype))
-        return self.decoder(hidden, self.cache, plan, visual_rows, deepstack)[rows]
+        return self.decoder(hidden, self.cache, plan, rows, visual_rows, deepstack)
 
     def logits(self, rows):
         """Full next-token logits of hidden rows (R, h): (R, V) float32."""
