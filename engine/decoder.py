@@ -71,7 +71,7 @@ class Layer(nn.Module):
             self.down.quantize_()
 
     def forward(self, update, residual, key_pages, value_pages, plan, rows=None):
-        """One layer: the last layer's output and the residual stream, both (T, h) -> (output, residual stream), of `rows` alone if given."""
+        """One layer: the last layer's output and the residual stream, both (T, h) -> (output, residual stream), of `rows` if given."""
         qkv, residual = self.normed(self.qkv, self.input_norm, update, residual)
         scales = (self.q_norm.weight, self.k_norm.weight) if self.q_norm is not None else (None, None)
         q = append(qkv, plan.cos, plan.sin, key_pages, value_pages, plan.slots, *scales, self.eps, self.qkv.bias)
@@ -114,8 +114,8 @@ class Decoder(nn.Module):
         """Run T new tokens of B streams, append their keys and values to the cache, and read R rows of text: behind the attention of the
         last layer only those are computed.
 
-        hidden: (T, h) embeddings with visual tokens in place; plan: `Plan` of these T tokens; rows: (R,); visual_rows: (N,) rows of `hidden`
-        that are visual; deepstack: (S, N, h) features added to those rows after the first S layers.
+        hidden: (T, h) embeddings with visual tokens in place; plan: `Plan` of these T tokens; rows: (R,); visual_rows: (N,) rows that
+        are visual; deepstack: (S, N, h) features added to those rows after the first S layers.
         Returns the rows of the residual stream (R, h) before the final norm (the gate fuses it).
         """
         residual, last = None, len(self.layers) - 1

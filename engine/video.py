@@ -12,9 +12,10 @@ from .video_file import VideoFile
 from .video_images import ImageFolder
 from .video_live import LiveVideo, camera
 from .video_nvdec import capabilities
+from .video_push import PushSource
 from .video_source import Frame, FrameSource
 
-__all__ = ["Frame", "FrameSource", "open_source", "probe"]
+__all__ = ["Frame", "FrameSource", "PushSource", "open_source", "probe"]
 
 
 DECODERS = ("auto", "dali", "pyav")
@@ -78,7 +79,7 @@ def _on_device(file, decoder, device):
         device = torch.device("cuda", torch.cuda.current_device())
     reason = video_dali.refusal(file, device)
     if reason is None:
-        return video_dali.DaliFile(file, device, video_dali.LEAST_SHARE if decoder == "auto" else 0.0)
+        return video_dali.DaliFile(file, device, patient=decoder == "dali")
     if decoder == "dali":
         raise VideoError(file.source, f"cannot be decoded by DALI on {device}: {reason}")
     warnings.warn(f"a video is decoded on the CPU: {reason}", stacklevel=3)

@@ -4,10 +4,12 @@ The container is read here, without decoding: its packets say which picture stan
 files of consecutive frames, so that variable rates, edit lists, key frames to jump to and odd containers are no matter of the decoder's.
 """
 
+import atexit
 import io
 import threading
 import warnings
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import cache, partial
@@ -17,14 +19,15 @@ import av
 import numpy as np
 import torch
 
+from ..kernels.recolor import recolor
 from .video_file import Damaged, select_stream, upright
 from .video_nvdec import capabilities
+from .video_plan import make_plan
 from .video_source import Picture
 
 SEQUENCE = 8  # frames a run of a pipeline gives
 MOST = 64  # pipelines on a GPU: each is a session of its decoder and holds some tens of pictures of the size of its video
-AT_ONCE = 16 << 20  # values of pixels that change their colors together: as many floats are needed twice
-LEAST_SHARE = 0.0  # of a file's packets: plans that need a smaller one are left to PyAV where nobody asked for DALI
+BUILT_AT_ONCE = 4  # pipelines; each takes about half a second
 CHUNK_BYTES = 16 << 20  # of packets in one small file, up to the next key frame
 MOST_BYTES = 256 << 20  # without a key frame; a file may have a single one
 CPU_CODECS = {"vp8", "vp9", "mjpeg"}
@@ -32,6 +35,16 @@ CPU_CODECS = {"vp8", "vp9", "mjpeg"}
 GPU_CODECS = {"h264", "hevc", "vp8", "vp9", "mpeg4", "mjpeg"}
 # Numbers of color matrices (ITU-T H.273). DALI converts every video as BT.601, which is what those that say nothing get.
 BT709, BT601 = 1, (2, 5, 6)
+
+
+def _to_rgb(red, blue):
+    """(3, 3) from brightness and color differences to RGB; the shares of red and blue in the brightness are what matrices differ in."""
+    green = 1 - red - blue
+    return [[1, 0, 2 - 2 * red], [1, (2 * blue - 2) * blue / green, (2 * red - 2) * red / green], [1, 2 - 2 * blue, 0]]
+
+
+# From RGB decoded with the matrix of BT.601 to what that of BT.709 gives.
+FROM_601 = (np.array(_to_rgb(0.2126, 0.0722)) @ np.linalg.inv(_to_rgb(0.299, 0.114))).tolist()
 
 
 def installed():
@@ -68,11 +81,11 @@ def refusal(file, device):
 class DaliFile:
     """Reader with the attributes of `file`, a VideoFile; its pictures lie on `device` as uint8 (H, W, 3).
 
-    least_share: plans that need a smaller share of the file's packets are read by PyAV.
+    patient: where no pipeline is free, wait until one is built; else PyAV decodes meanwhile, and a short file to its end.
     """
 
-    def __init__(self, file, device, least_share=0.0):
-        self.file, self.device, self._least_share = file, device, least_share
+    def __init__(self, file, device, patient=True):
+        self.file, self.device, self._patient = file, device, patient
 
     def __getattr__(self, name):
         return getattr(self.file, name)
@@ -80,18 +93,33 @@ class DaliFile:
     def pictures(self, start, end, rate=None):
         last = None
         plan = self.file.plan(start, end, rate)
-        if plan is not None and plan.index.steady and sum(plan.feed) >= self._least_share * plan.count:
+        if plan is not None and plan.index.steady:
             try:
+                if not self._patient and not _Pipeline.ready(self.device):
+                    _Pipeline.order(self.device)
+                    for picture in self._by_pyav(start, end, rate):
+                        last = picture.time
+                        yield picture
+                        if _Pipeline.ready(self.device):
+                            break
+                    else:
+                        return
+                    plan = make_plan(plan.index, self.origin, self.base, rate, last, end)
                 for picture in self._decode(plan):
-                    last = picture.time
-                    yield picture
+                    if last is None or picture.time > last:
+                        last = picture.time
+                        yield picture
                 return
             except Damaged:
                 pass
         # Damage, odd time stamps and what DALI gives up on: PyAV knows what to do, from the last good picture on.
-        for picture in self.file.pictures(start if last is None else last, end, rate):
+        for picture in self._by_pyav(start if last is None else last, end, rate):
             if last is None or picture.time > last:
-                yield picture._replace(render=picture.render and partial(_moved, picture.render, self.device))
+                yield picture
+
+    def _by_pyav(self, start, end, rate):
+        for picture in self.file.pictures(start, end, rate):
+            yield picture._replace(render=picture.render and partial(_moved, picture.render, self.device))
 
     def _decode(self, plan):
         """Yield the pictures of `plan` and, without its pixels, the last one. Raises Damaged where DALI fails or a picture is missing."""
@@ -154,9 +182,10 @@ class DaliFile:
 
 
 class _Pipeline:
-    """One DALI pipeline: small files in, their frames out. Each keeps one engine of the GPU busy."""
+    """One DALI pipeline: small files in, their frames out. Each keeps one engine of the GPU busy. Free ones wait for the next file of
+    whatever codec and size."""
 
-    _idle, _lent, _lock = {}, Counter(), threading.Lock()
+    _idle, _lent, _building, _lock, _builders = {}, Counter(), Counter(), threading.Lock(), None
 
     def __init__(self, device):
         from nvidia.dali import Pipeline, fn
@@ -165,10 +194,39 @@ class _Pipeline:
         # No run ahead: it would ask for frames of a file that was not fed yet. Others decode meanwhile.
         self._pipeline = Pipeline(1, 1, device.index if gpu else None, prefetch_queue_depth=1, exec_dynamic=True)
         with self._pipeline:
-            video = fn.experimental.inputs.video(name="video", device="mixed" if gpu else "cpu", sequence_length=SEQUENCE)
+            # DALI would tie the threads of all pipelines to the same cores.
+            place = {"device": "mixed", "affine": False} if gpu else {"device": "cpu"}
+            video = fn.experimental.inputs.video(name="video", sequence_length=SEQUENCE, **place)
             self._pipeline.set_outputs(video)
         self._pipeline.build()
         self._stream = _stream(device) if gpu else None
+
+    @classmethod
+    def ready(cls, device):
+        """Whether a pipeline is free."""
+        return bool(cls._idle.get(str(device)))
+
+    @classmethod
+    def order(cls, device):
+        """Begin to build one more in the background, unless there are enough."""
+        with cls._lock:
+            if cls._lent[str(device)] + cls._building[str(device)] >= MOST:
+                return
+            cls._building[str(device)] += 1
+            cls._builders = cls._builders or ThreadPoolExecutor(BUILT_AT_ONCE, "build")
+        cls._builders.submit(cls._build, device)
+
+    @classmethod
+    def _build(cls, device):
+        try:
+            pipeline = cls(device)
+            with cls._lock:
+                cls._idle.setdefault(str(device), []).append(pipeline)
+        except (RuntimeError, MemoryError) as error:
+            warnings.warn(f"DALI cannot start, so a video is decoded on the CPU: {_cause(error)}", stacklevel=2)
+        finally:
+            with cls._lock:
+                cls._building[str(device)] -= 1
 
     @classmethod
     @contextmanager
@@ -202,16 +260,16 @@ class _Pipeline:
             (sequence,) = self._pipeline.run()
             frames = self.apart(torch.from_dlpack, sequence[0])
             count -= len(frames)
+            if count < 0:
+                raise RuntimeError("more pictures came than there are packets")
             yield frames
 
     def apart(self, function, *arguments):
-        """What `function` returns, done when this returns; on a stream apart, so that it never queues behind a step of an engine."""
-        if self._stream is None:
-            return function(*arguments)
-        with torch.cuda.stream(self._stream):
-            result = function(*arguments)
-        self._stream.synchronize()
-        return result
+        return function(*arguments) if self._stream is None else _apart(self._stream, function, *arguments)
+
+
+# At the very end DALI would look for a driver that is gone.
+atexit.register(lambda: _Pipeline._idle.clear())
 
 
 def _small_file(chunk, video):
@@ -235,21 +293,22 @@ def _cause(error):
 
 
 def _finished(sequence, places, turn, matrix):
-    """([pixels], [whether it is black]) of the frames at `places` of a sequence, in the colors that their file says, upright."""
-    frames = sequence if len(places) == len(sequence) else sequence[places]
-    black = frames.flatten(1).amax(1) == 0
-    if matrix == BT709:
-        parts = frames.split(max(AT_ONCE // frames[0].numel(), 1))
-        frames = [frame for part in parts for frame in _recolored(part)]
-    return [upright(frame, turn).contiguous() for frame in frames], black.tolist()
-
-
-def _recolored(frames):
-    return (frames.float() @ _from_601(frames.device)).round_().clamp_(0, 255).to(torch.uint8)
+    """([pixels], [whether it is black]) of the frames at `places` of a sequence, in the colors that their file says, upright, and in
+    memory of their own: DALI's may be written again, and goes with its pipeline."""
+    frames, peaks = recolor(sequence if len(places) == len(sequence) else sequence[places], FROM_601 if matrix == BT709 else None)
+    return [upright(frame, turn).contiguous() for frame in frames], [peak == 0 for peak in peaks.tolist()]
 
 
 def _given(pixels):
     return pixels
+
+
+def _apart(stream, function, *arguments):
+    """What `function` returns, done when this returns; on a stream apart, so that it never queues behind a step of an engine."""
+    with torch.cuda.stream(stream):
+        result = function(*arguments)
+    stream.synchronize()
+    return result
 
 
 @cache
@@ -258,17 +317,6 @@ def _stream(device):
     return torch.cuda.Stream(device)
 
 
-@cache
-def _from_601(device):
-    """(3, 3) that turns rows of RGB decoded with the matrix of BT.601 into what that of BT.709 gives."""
-    to_601, to_709 = (
-        torch.tensor(
-            [[1, 0, 2 - 2 * r], [1, (2 * b - 2) * b / (1 - r - b), (2 * r - 2) * r / (1 - r - b)], [1, 2 - 2 * b, 0]], dtype=torch.float64
-        )
-        for r, b in ((0.299, 0.114), (0.2126, 0.0722))
-    )
-    return (to_709 @ to_601.inverse()).T.to(device, torch.float32)
-
-
 def _moved(render, device):
-    return render().to(device, non_blocking=True)
+    pixels = render()
+    return pixels if device.type == "cpu" else _apart(_stream(device), partial(pixels.to, device, non_blocking=True))

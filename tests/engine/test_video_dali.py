@@ -1,5 +1,6 @@
 """DALI gets small files and gives frames: the right packets in, each frame at its tick, and PyAV where DALI cannot go on."""
 
+import gc
 import io
 import os
 import threading
@@ -23,6 +24,7 @@ from evostreaming.engine.video_pool import DecodePool
 CLIPS = Path(os.environ.get("EVOSTREAMING_SHARED") or Path(__file__).parents[2] / ".." / "shared") / "data" / "video"
 NAMES = sorted(p for p in os.listdir(CLIPS) if p.endswith(("mp4", "webm", "avi"))) if CLIPS.exists() else []
 CPU = torch.device("cpu")
+PIPELINE = video_dali._Pipeline
 needs_dali = pytest.mark.skipif(not video_dali.installed(), reason="DALI is not installed")
 
 
@@ -79,12 +81,68 @@ def test_a_stretch_without_a_key_frame_that_memory_may_not_hold_goes_to_pyav(tmp
     assert [film.number(f.pixels) for f in frames] == list(range(1, 61)) and not double.files
 
 
-def test_a_plan_that_needs_little_of_a_file_can_be_left_to_pyav(tmp_path, film, double):
-    path = film.write(tmp_path / "clip.mp4", [film.picture(i) for i in range(1, 91)], options={"g": "30", "x264-params": "scenecut=0"})
-    for least, files in ((0.03, 1), (0.04, 0)):  # three pictures of ninety are 0.033
-        double.files, file = 0, VideoFile(path)
-        assert [film.number(f.pixels) for f in read(DaliFile(file, CPU, least), 1)] == [1, 31, 61]
-        assert (double.files, file.decoded) == (files, 3)
+def pipelines(**members):
+    """The real bookkeeping of pipelines around doubles."""
+    shared = {name: classmethod(getattr(PIPELINE, name).__func__) for name in ("lent", "ready", "order", "_build")}
+    state = {"_idle": {}, "_lent": Counter(), "_building": Counter(), "_lock": threading.Lock(), "_builders": None}
+    return type("Late", (Double,), shared | state | members)
+
+
+@pytest.mark.parametrize("fps, numbers", [(None, list(range(1, 121))), (10, list(range(1, 121, 3)))])
+def test_pyav_decodes_while_a_pipeline_is_built_and_then_gives_way(tmp_path, film, double, monkeypatch, fps, numbers):
+    gate = threading.Event()
+    late = pipelines(__init__=lambda self, device: gate.wait(10) and None)
+    monkeypatch.setattr(video_dali, "_Pipeline", late)
+    path = film.write(tmp_path / "clip.mp4", [film.picture(i) for i in range(1, 121)], options={"g": "15"})
+    with FrameSource(DaliFile(VideoFile(path), CPU, patient=False), fps, queue=1) as source:
+        frames = [next(source) for _ in range(7)]
+        assert late._building == {"cpu": 1} and not double.files, "one is ordered, none waited for"
+        gate.set()
+        late._builders.shutdown()
+        frames += source
+    assert [(film.number(f.pixels), f.index) for f in frames] == [(k, k - 1) for k in numbers]
+    assert double.files >= 1 and len(late._idle["cpu"]) == 1 and not late._lent["cpu"] and not late._building["cpu"]
+
+
+def test_a_file_that_ends_before_its_pipeline_is_built_never_waits_for_it(tmp_path, film, double, monkeypatch):
+    gate = threading.Event()
+    late = pipelines(__init__=lambda self, device: gate.wait(10) and None)
+    monkeypatch.setattr(video_dali, "_Pipeline", late)
+    path = film.write(tmp_path / "clip.mp4", [film.picture(i) for i in range(1, 31)])
+    for _ in range(2):
+        with FrameSource(DaliFile(VideoFile(path), CPU, patient=False)) as source:
+            assert [film.number(f.pixels) for f in source] == list(range(1, 31))
+    assert not double.files and not gate.is_set()
+    gate.set()
+
+
+def test_pipelines_that_cannot_be_built_leave_everything_to_pyav(tmp_path, film, monkeypatch):
+    def fail(self, device):
+        raise RuntimeError("no driver")
+
+    late = pipelines(__init__=fail)
+    monkeypatch.setattr(video_dali, "_Pipeline", late)
+    path = film.write(tmp_path / "clip.mp4", [film.picture(i) for i in range(1, 31)])
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with FrameSource(DaliFile(VideoFile(path), CPU, patient=False)) as source:
+            assert [film.number(f.pixels) for f in source] == list(range(1, 31))
+        late._builders.shutdown()
+    assert any("DALI cannot start" in str(w.message) and "no driver" in str(w.message) for w in said) and not late._building["cpu"]
+
+
+def test_a_pipeline_that_gives_more_pictures_than_packets_is_not_used_again(tmp_path, film, monkeypatch):
+    class Chatty:
+        def feed_input(self, name, data):
+            pass
+
+        def run(self):
+            return (torch.zeros(1, 8, 4, 4, 3, dtype=torch.uint8),)
+
+    pipeline = object.__new__(video_dali._Pipeline)
+    pipeline._pipeline, pipeline._stream = Chatty(), None
+    with pytest.raises(RuntimeError, match="more pictures came"):
+        list(pipeline.sequences(b"1", 12))
 
 
 def test_black_that_is_none_sends_the_rest_to_pyav(tmp_path, film, double, monkeypatch):
@@ -235,5 +293,7 @@ def test_dali_on_the_cpu_shows_what_pyav_shows(fps):
     path = CLIPS / "nasa_odd_vp9.webm"
     with open_source(path, fps, decoder="dali", device="cpu") as source:
         frames = list(source)
+    video_dali._Pipeline._idle.clear()  # the frames outlive what decoded them
+    gc.collect()
     for a, b in zip(frames, read(VideoFile(path), fps), strict=True):
         assert a[1:] == b[1:] and (a.pixels.float() - b.pixels.float()).abs().mean() < 1

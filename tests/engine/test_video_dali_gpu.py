@@ -1,5 +1,6 @@
 """What NVDEC gives through DALI: PyAV's pictures at PyAV's times, and nothing that takes the process with it. Needs a GPU and DALI."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -146,6 +147,23 @@ def test_on_the_gpu_a_deleted_file_is_read_to_its_end_and_more_files_than_engine
         path.unlink()
         for source, frame in zip(sources, first):
             assert [film.number(f.pixels) for f in (frame, *source)] == list(range(60))
+
+
+@needs_dali
+@pytest.mark.gpu
+def test_on_the_gpu_a_file_begins_before_there_is_a_pipeline_and_frames_outlive_it(tmp_path, film):
+    path = film.write(tmp_path / "clip.mp4", [film.picture(i, 320, 192) for i in range(200)], options={"g": "10"})
+    video_dali._Pipeline._idle.clear()
+    frames = []
+    for decoder in ("auto", "dali"):
+        with open_source(path, decoder=decoder, device="cuda") as source:
+            frames += source
+        video_dali._Pipeline._idle.clear()
+        gc.collect()
+        again = on_the_gpu(path)  # what was let go of is written again, if it was not ours
+        assert len(again) == 200
+    torch.cuda.synchronize()
+    assert all(f.pixels.is_cuda for f in frames) and [film.number(f.pixels) for f in frames] == 2 * list(range(200))
 
 
 @needs_dali
