@@ -12,9 +12,10 @@ from .video_file import VideoFile
 from .video_images import ImageFolder
 from .video_live import LiveVideo, camera
 from .video_nvdec import capabilities
+from .video_push import PushSource
 from .video_source import Frame, FrameSource
 
-__all__ = ["Frame", "FrameSource", "open_source", "probe"]
+__all__ = ["Frame", "FrameSource", "PushSource", "open_source", "probe"]
 
 
 DECODERS = ("auto", "dali", "pyav")

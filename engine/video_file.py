@@ -1,16 +1,14 @@
 """A video file (or a recording behind an address) read with PyAV: one stream, packet by packet, damage reported at the end."""
 
+import os
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
 import av
-import numpy as np
-import torch
-from av.sidedata.sidedata import Type
-from av.video.reformatter import VideoReformatter
 
 from .errors import VideoError
+from .video_colors import ToRgb, turn_of
 from .video_index import read_index
 from .video_packets import Tally, from_key_frame, reason_of
 from .video_plan import make_plan
@@ -30,7 +28,7 @@ class VideoFile:
     def __init__(self, source, stream=0, over_network=False, threads=0):
         self.source, self.stream, self._over_network, self._threads = str(source), stream, over_network, threads
         self.decoded = self.skipped = 0
-        self._colors = VideoReformatter()
+        self._colors = ToRgb(threads or os.cpu_count())
         self._address = self.source if over_network else f"file:{source}"  # "file:" keeps names with a colon from being taken for protocols
         self._network = {"options": NETWORK_OPTIONS, "timeout": 20.0} if over_network else {}
         if not over_network:
@@ -55,15 +53,18 @@ class VideoFile:
         last = None
         try:
             plan = rate and self.fps and 2 * rate <= self.fps and self.plan(start, end, rate)
-            for picture in self._decode_planned(plan) if plan and plan.cheaper else self._decode(start, end, "AUTO"):
-                last = picture.time
-                yield picture
-            return
-        except Damaged:
-            pass
-        # Decoding on several threads reports an error packets late and loses the last pictures of a cut file. What is left after the last
-        # good picture is read again on one thread, which tells exactly what failed.
-        yield from self._decode(start if last is None else last, end, "NONE", after=last)
+            try:
+                for picture in self._decode_planned(plan) if plan and plan.cheaper else self._decode(start, end, "AUTO"):
+                    last = picture.time
+                    yield picture
+                return
+            except Damaged:
+                pass
+            # Decoding on several threads reports an error packets late and loses the last pictures of a cut file. What is left after the
+            # last good picture is read again on one thread, which tells exactly what failed.
+            yield from self._decode(start if last is None else last, end, "NONE", after=last)
+        finally:
+            self._colors.forget()
 
     def plan(self, start, end, rate):
         """`Plan` of the ticks of `rate` (None: of every picture), or None where the index cannot be trusted or is a download away."""
@@ -113,13 +114,14 @@ class VideoFile:
                 raise Damaged from error
 
     def _stretches(self, plan, video, packets):
-        """Yield (packet of the last jump, decoded frames); the decoder is emptied at each jump and at the end."""
+        """Yield (packet of the last jump, decoded frames). The decoder is emptied at the end, and at each jump that it would not notice
+        by itself; at the others it goes on at full speed."""
         jump, begun = 0, False
         for place, packet in zip(range(plan.stop), packets):
             if not plan.feed[place]:
                 self.skipped += 1
                 continue
-            if place in plan.jumps and begun:
+            if place in plan.jumps and begun and not plan.index.restart[place]:
                 yield jump, video.decode(None)
                 video.codec_context.flush_buffers()
                 jump = place
@@ -186,7 +188,7 @@ class VideoFile:
 
     def _render(self, frame, time):
         try:
-            return upright_rgb(frame, self._colors)
+            return self._colors(frame)
         except (av.FFmpegError, ValueError) as error:
             raise VideoError(self.source, f"a {frame.format.name} picture cannot be turned into RGB, {error}", float(time)) from error
 
@@ -204,25 +206,6 @@ def select_stream(container, source, stream):
     if not 0 <= stream < len(videos):
         raise VideoError(source, f"it has {len(videos)} video stream(s), counted from 0; number {stream} was asked for")
     return videos[stream]
-
-
-def upright_rgb(frame, colors):
-    """uint8 (H, W, 3) RGB tensor of a decoded frame, turned and mirrored as its display matrix says. colors: a VideoReformatter of its own
-    source, for no other thread."""
-    rgb = colors.reformat(frame, format="rgb24", threads=1)
-    rows = torch.frombuffer(rgb.planes[0], dtype=torch.uint8).view(rgb.height, -1)
-    return upright(rows[:, : 3 * rgb.width].unflatten(1, (rgb.width, 3)), turn_of(frame)).contiguous()
-
-
-def turn_of(frame):
-    """(swap height and width, then mirror rows, mirror columns) that makes a decoded frame upright: the nearest quarter turn."""
-    matrix = next((item for item in frame.side_data if item.type is Type.DISPLAYMATRIX), None)
-    if matrix is None:
-        return False, False, False
-    # x' = a x + c y and y' = b x + d y (ISO 14496-12, 8.5.2)
-    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
-    swap = abs(a) + abs(d) < abs(b) + abs(c)
-    return (True, b < 0, c < 0) if swap else (False, d < 0, a < 0)
 
 
 def upright(pixels, turn):

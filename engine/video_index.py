@@ -45,9 +45,9 @@ def _reader_of(codec, extradata):
         return lambda data, key: _hevc(data, key, length, one_layer)
     if codec.endswith("vp9"):
         return _vp9
-    if codec.endswith("vp8"):  # RFC 6386, 9.1: bit 4 says whether the picture is shown
-        return lambda data, key: Header(restart=key, own=bool(data[0] & 16))
-    return lambda data, key: Header(restart=key)
+    if codec.endswith("vp8"):
+        return _vp8
+    return lambda data, key: Header(restart=codec == "mjpeg")
 
 
 def _h264(data, key, length):
@@ -74,10 +74,15 @@ def _hevc(data, key, length, one_layer):
     return Header(form=form)
 
 
+def _vp8(data, key):
+    """VP8, 9.1 of RFC 6386: bit 0 of a header is 0 for a key frame, bit 4 says whether the picture is shown."""
+    return Header(restart=not data[0] & 1, own=bool(data[0] & 16))
+
+
 def _vp9(data, key):
-    """VP9, 6.2: the first byte of a profile 0 header is 100 0 e t.., e: an earlier picture is shown again; behind a key frame's sync code
-    stand color and size."""
-    return Header(restart=key, form=bytes(data[4:9]) if key else None, own=data[0] & 0xF8 != 0x88)
+    """VP9, 6.2: the first byte of a profile 0 header is 100 0 e t.., e: an earlier picture is shown again, t: 0 for a key frame; behind a
+    key frame's sync code stand color and size."""
+    return Header(restart=not data[0] & 0x0C, form=bytes(data[4:9]) if key else None, own=data[0] & 0xF8 != 0x88)
 
 
 def _units(data, length):

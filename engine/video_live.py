@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 
 import av
-from av.video.reformatter import VideoReformatter
 
 from .errors import VideoError
-from .video_file import select_stream, upright_rgb
+from .video_colors import ToRgb
+from .video_file import select_stream
 from .video_packets import reason_of
 from .video_source import Picture
 
@@ -36,21 +36,21 @@ class LiveVideo:
             raise VideoError(self.source, f"cannot be opened, {reason_of(error)}") from error
         video = select_stream(self._container, self.source, stream)
         self.codec, self.rotation = video.codec_context.codec.canonical_name, -self._first.rotation % 360
-        self._colors = VideoReformatter()
-        self.height, self.width = upright_rgb(self._first, self._colors).shape[:2]
+        self._colors = ToRgb()
+        self.height, self.width = self._colors(self._first).shape[:2]
         self.fps = float(video.average_rate) if video.average_rate else None
         self.duration = self._container.duration / av.time_base if self._container.duration else None
 
     def pictures(self, start, end, rate=None):
         if not self._used.acquire(blocking=False):
             return
-        clock, index, frame = _Clock(), 0, self._first
+        clock, index, frame = Clock(), 0, self._first
         while frame is not None:
             lost = "the stream ended"
             try:
                 while frame is not None and not self._closed.is_set():
-                    moment = clock.time_of(frame)
-                    yield Picture(moment, index, partial(upright_rgb, frame, self._colors))
+                    moment = clock.time_of(stamp_of(frame))
+                    yield Picture(moment, index, partial(self._colors, frame))
                     index += 1
                     if end is not None and moment >= end:
                         return
@@ -60,6 +60,7 @@ class LiveVideo:
             finally:
                 self._frames.close()
                 self._container.close()
+            self._colors.forget()
             frame = self._reconnect(lost, clock.last)
             clock.restart()
 
@@ -112,16 +113,16 @@ def camera(number, stream=0):
     return LiveVideo(device, stream=stream, format="v4l2", tries=0)
 
 
-class _Clock:
+class Clock:
     """Seconds since the first picture: presentation time while a connection lasts, wall time over the gaps between connections."""
 
     def __init__(self):
         self.last, self._offset, self._began = None, None, time.monotonic()
 
-    def time_of(self, frame):
-        stamp = None if frame.pts is None else frame.pts * frame.time_base
+    def time_of(self, stamp):
+        """The time of the next picture. stamp: its presentation time in seconds, None where it says none."""
         if self.last is None:
-            moment = Fraction(0)
+            self._began, moment = time.monotonic(), Fraction(0)
         elif stamp is not None and self._offset is not None and stamp + self._offset > self.last:
             moment = stamp + self._offset
         else:
@@ -133,6 +134,11 @@ class _Clock:
     def restart(self):
         """A new connection counts from where it likes."""
         self._offset = None
+
+
+def stamp_of(frame):
+    """Presentation time of an av.VideoFrame in seconds, or None."""
+    return None if frame.pts is None or not frame.time_base else frame.pts * frame.time_base
 
 
 def _decoded(container, video):

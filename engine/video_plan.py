@@ -8,7 +8,8 @@ from bisect import bisect_left, bisect_right
 from math import ceil
 from typing import NamedTuple
 
-# A jump empties the decoder, which costs about as much as this many pictures when it works on several at once.
+# A jump to where the decoder does not restart by itself empties it, which costs about as much as this many pictures when it works on
+# several at once.
 SHORTEST_JUMP = 8
 WORTH = 0.9  # a plan that decodes more than this share of the packets is not worth its index
 
@@ -97,7 +98,8 @@ def _select(index, shown):
             whole_before = False
             continue
         rest = 0 if last is None else sum(not leaf for leaf in index.leaf[last + 1 : end])
-        whole = whole or (following and rest < SHORTEST_JUMP and any(wanted[end : groups[g + 1][1]]))
+        cost = SHORTEST_JUMP if following and not index.restart[end] else 1
+        whole = whole or (following and rest < cost and any(wanted[end : groups[g + 1][1]]))
         if not whole_before and begin:
             jumps.add(begin)
         for i in range(begin, end if whole else last + 1):

@@ -33,8 +33,9 @@ class DecodePool:
 
     @property
     def threads_each(self):
-        """Threads that one more source may decode on: while there are fewer sources than workers, each uses more than its worker."""
-        return max(self.workers // (len(self._jobs) + 1), 1)
+        """Threads that one more source may decode on: while there are fewer sources than workers, each uses more than its worker, and
+        rather more than there are cores than fewer."""
+        return -(-self.workers // (len(self._jobs) + 1))
 
     def open(self, source, fps=None, **options):
         """`open_source` whose frames the pool decodes. Raises as it does."""
@@ -80,7 +81,9 @@ class DecodePool:
         for thread in self._threads:
             thread.join(timeout=2.0)
         for job in self._jobs:
-            job.end()
+            job.ready.end()
+            if not job.busy:  # else its thread, when it is back from its decoder, ends it
+                job.end()
 
     def __enter__(self):
         return self

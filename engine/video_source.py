@@ -61,7 +61,7 @@ class FrameSource:
         self.fps = float(rate) if rate else reader.fps
         self.expected = _expected(reader, rate, start, end)
         # A live consumer that is late gets the newest frame, so one place is all a live queue needs.
-        self._ready = _Ready(1 if reader.live else queue, newest_wins=reader.live)
+        self._ready = Ready(1 if reader.live else queue, newest_wins=reader.live)
         frames = _render(_at_ticks(reader.pictures(start, end, rate), rate, start, end, reader.live))
         self._finish, self._thread = weakref.finalize(self, _finish, self._ready, reader), None
         if pool is not None and not reader.live:
@@ -103,8 +103,8 @@ class FrameSource:
         self.close()
 
 
-class _Ready:
-    """Bounded queue between the decoding thread and the consumer; an error travels through it behind the frames before it."""
+class Ready:
+    """Bounded queue between who brings frames and the consumer; an error travels through it behind the frames before it."""
 
     def __init__(self, size, newest_wins):
         self.size, self.newest_wins, self.dropped = size, newest_wins, 0
@@ -173,28 +173,43 @@ def _finish(ready, reader):
     reader.close()
 
 
-def _at_ticks(pictures, rate, start, end, live):
-    """Yield (time, picture) for start <= time < end: every picture when `rate` is None, else the last one not after each tick k / rate.
+class Ticks:
+    """Which of the pictures that come are shown when: each at its own time when `rate` is None, else the last one not after each tick
+    k / rate, for start <= time < end.
 
     Times are fractions, so that no rounding moves a picture to the other side of a tick. A live source skips the ticks of a gap except the
     newest: nobody is served by a burst of old pictures.
     """
-    tick, shown = ceil(start * rate) if rate else 0, None
+
+    def __init__(self, rate, start=Fraction(0), end=None, live=False):
+        self.rate, self.start, self.end, self.live = rate, start, end, live
+        self._tick, self._shown = ceil(start * rate) if rate else 0, None
+
+    def after(self, picture):
+        """Yield (time, picture) for what is due now that `picture` has come."""
+        if self.rate is None:
+            if picture.time >= self.start and self._before_end(picture.time):
+                yield picture.time, picture
+            return
+        due, shown = ceil(picture.time * self.rate), self._shown
+        first, self._tick, self._shown = self._tick, max(self._tick, due), picture
+        if shown is not None:
+            for k in range(max(first, due - 1) if self.live else first, due):
+                if not self._before_end(k / self.rate):
+                    return
+                yield k / self.rate, shown
+        if self._tick / self.rate == picture.time and self._before_end(picture.time):
+            self._tick += 1
+            yield picture.time, picture
+
+    def _before_end(self, time):
+        return self.end is None or time < self.end
+
+
+def _at_ticks(pictures, rate, start, end, live):
+    ticks = Ticks(rate, start, end, live)
     for picture in pictures:
-        if rate is None:
-            if picture.time >= start and (end is None or picture.time < end):
-                yield picture.time, picture
-        else:
-            due = ceil(picture.time * rate)
-            if shown is not None:
-                for k in range(max(tick, due - 1) if live else tick, due):
-                    if end is not None and k / rate >= end:
-                        return
-                    yield k / rate, shown
-            tick, shown = max(tick, due), picture
-            if tick / rate == picture.time and (end is None or picture.time < end):
-                yield picture.time, picture
-                tick += 1
+        yield from ticks.after(picture)
         if end is not None and picture.time >= end:
             return
 

@@ -189,6 +189,8 @@ def watch_and_tell(engine, source, video, model, query, later, as_lines, html, s
         console.print(summary(recording), soft_wrap=True)
         for seconds, text in later:
             console.print(f"not asked, no frame at or after {seconds:g} s was seen: {text}", markup=False, style="yellow", soft_wrap=True)
+        if source.skipped:
+            console.print(f"{source.decoded} pictures decoded, {source.skipped} not needed", style="dim", soft_wrap=True)
         if source.dropped:
             console.print(f"{source.dropped} frames dropped: they came faster than the model is", style="yellow", soft_wrap=True)
         if html is not None:

@@ -202,6 +202,14 @@ def test_a_file_deleted_before_it_is_read_is_one_error(tmp_path, film, fps):
         assert next(source, None) is None
 
 
+def test_the_smallest_h264_that_players_meet(tmp_path, film):
+    path = film.write(tmp_path / "16.mp4", [film.picture(i, 16, 16) for i in (1, 129, 77)])
+    for fps, numbers in ((None, [1, 129, 77]), (30, [1, 129, 77]), (10, [1])):
+        with open_source(path, fps) as source:
+            assert (source.width, source.height) == (16, 16)
+            assert [film.number(f.pixels) for f in source] == numbers
+
+
 def test_a_picture_of_eight_thousand_columns(tmp_path, film):
     path = film.write(tmp_path / "8k.mp4", [film.picture(i, 7680, 4320) for i in (1, 129)], options={"preset": "ultrafast"})
     with open_source(path, queue=1) as source:

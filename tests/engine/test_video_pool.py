@@ -1,8 +1,10 @@
 """Many videos decoded by a few threads: the same frames, bounded, none starved, and a broken one costs only itself."""
 
 import gc
+import os
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,8 @@ from evostreaming.engine import video_pool
 from evostreaming.engine.errors import ArgumentError, VideoError
 from evostreaming.engine.video import FrameSource, open_source
 from evostreaming.engine.video_pool import DecodePool
+
+CLIPS = Path(os.environ.get("EVOSTREAMING_SHARED") or Path(__file__).parents[2] / ".." / "shared") / "data" / "video"
 
 
 def settle(reading, seconds=5.0):
@@ -122,6 +126,19 @@ def test_closing_the_pool_ends_its_sources_and_threads(counted):
             DecodePool(**arguments)
 
 
+def test_a_decoder_that_does_not_come_back_cannot_hold_up_the_end(counted):
+    gate, held = threading.Event(), counted(3)
+    held.pictures = lambda *_: (gate.wait(10) and None for _ in range(1))
+    pool = DecodePool(workers=1)
+    source = FrameSource(held, pool=pool)
+    settle(lambda: [job.busy for job in pool._jobs])
+    pool.close()
+    assert next(source, None) is None and pool._threads[0].is_alive()
+    gate.set()
+    pool._threads[0].join(5)
+    assert not pool._threads[0].is_alive() and not pool._jobs
+
+
 def test_rounds_run_the_longest_first_and_fill_the_place_of_one_that_ended(tmp_path, film, pool):
     lengths = [4, 9, 6, 12]
     paths = [film.write(tmp_path / f"{k}.mp4", [film.picture(i) for i in range(n)], rate=10) for k, n in enumerate(lengths)]
@@ -143,6 +160,23 @@ def test_a_broken_video_among_many_is_a_row_of_its_own(tmp_path, film, pool):
     errors = {number: str(frame) for number, frame in rows if isinstance(frame, VideoError)}
     assert set(errors) == {1, 3} and "the file is empty" in errors[1] and "no such file" in errors[3]
     assert sorted(number for number, frame in rows if frame is None) == [0, 2, 4]
+
+
+@pytest.mark.skipif(not CLIPS.exists(), reason="the clips are not beside this checkout (../shared/data/video)")
+def test_every_bad_clip_costs_only_its_own_row(tmp_path, film, pool):
+    good = film.write(tmp_path / "good.mp4", [film.picture(i) for i in range(60)])
+    bad = sorted((CLIPS / "bad").iterdir())
+    ended, frames = {}, {}
+    for row in pool.rounds([{"source": path, "fps": 2} for path in (good, *bad, good)], streams=3):
+        for number, frame in row:
+            if frame is None or isinstance(frame, VideoError):
+                ended[number] = frame
+            else:
+                frames.setdefault(number, []).append(frame.index)
+    assert frames[0] == frames[len(bad) + 1] == [0, 15, 30, 45] and ended[0] is None and ended[len(bad) + 1] is None
+    told = {path.name: ended[number] for number, path in enumerate(bad, 1)}
+    assert {name for name, error in told.items() if error is None} == {"one_frame.mp4"}
+    assert all(name in error.source for name, error in told.items() if error)
 
 
 def test_rounds_that_are_left_close_what_they_opened(tmp_path, film, pool):

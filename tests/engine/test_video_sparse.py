@@ -17,11 +17,10 @@ CLIPS = Path(os.environ.get("EVOSTREAMING_SHARED") or Path(__file__).parents[2] 
 BASE = Fraction(1, 10)
 
 
-def index_of(pts, keys, leaves=()):
+def index_of(pts, keys, leaves=(), restarts=True):
     places = range(len(pts))
-    return PacketIndex(
-        list(pts), [i in keys for i in places], [i in leaves for i in places], [i in keys for i in places], [False for _ in places]
-    )
+    is_key = [i in keys for i in places]
+    return PacketIndex(list(pts), is_key, [i in leaves for i in places], [restarts and key for key in is_key], [False for _ in places])
 
 
 def fed(plan):
@@ -37,8 +36,10 @@ def test_only_the_stretch_from_a_key_frame_to_its_last_wanted_picture_is_decoded
 
 
 def test_a_jump_that_saves_less_than_it_costs_is_not_taken():
-    plan = make_plan(index_of(range(60), {0, 25}), 0, BASE, Fraction(1, 2), Fraction(0), None)
+    plan = make_plan(index_of(range(60), {0, 25}, restarts=False), 0, BASE, Fraction(1, 2), Fraction(0), None)
     assert fed(plan) == list(range(41)) and not plan.jumps
+    plan = make_plan(index_of(range(60), {0, 25}), 0, BASE, Fraction(1, 2), Fraction(0), None)
+    assert fed(plan) == [*range(21), *range(25, 41)] and plan.jumps == {25}, "where the decoder restarts by itself, one costs nothing"
 
 
 def test_pictures_that_nothing_refers_to_are_passed_over_unless_they_are_wanted():
@@ -74,6 +75,8 @@ def sampled(path, fps, **options):
     ("libx264", "ts", {"bf": "2", "g": "30"}, 90),
     ("libx264", "mp4", {"g": "30", "x264-params": "intra-refresh=1"}, 120),
     ("libx265", "mp4", {"x265-params": "bframes=4:keyint=12:open-gop=1:log-level=none:scenecut=0"}, 60),
+    ("libx265", "mp4", {"x265-params": "bframes=4:keyint=30:min-keyint=30:open-gop=0:log-level=none:scenecut=0"}, 4),
+    ("libx264", "mp4", {"bf": "3", "g": "30", "x264-params": "scenecut=0:keyint=30:min-keyint=30"}, 4),
     ("libx265", "mp4", {"x265-params": "temporal-layers=3:bframes=7:keyint=30:log-level=none:scenecut=0"}, 110),
     ("libx264", "mp4", {"bf": "3", "g": "30", "x264-params": "interlaced=1:slices=2"}, 70),
     ("mpeg2video", "ts", {"bf": "2", "g": "12"}, 60),

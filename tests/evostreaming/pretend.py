@@ -24,6 +24,8 @@ class Source:
     expected: int | None = FRAMES
     duration: float | None = 2.0 * FRAMES
     dropped: int = 0
+    decoded: int | None = None
+    skipped: int | None = None
 
     def __iter__(self):
         for index in range(self.frames):

@@ -81,6 +81,11 @@ def test_dropped_frames_are_told_at_the_turn_behind_them_and_in_all(run):
     assert "7 frames dropped" in lines[-1]
 
 
+def test_what_sampling_saved_is_told_in_the_end(run):
+    assert "300 pictures decoded, 14700 not needed" in run("run", "clip.mp4", source=pretend.Source(decoded=300, skipped=14700)).stdout
+    assert "not needed" not in run("run", "clip.mp4", source=pretend.Source(decoded=300, skipped=0)).stdout
+
+
 def test_time_line_tells_silence_replies_and_queries_without_escape_codes_in_a_pipe(run):
     result = run("run", "clip.mp4", "-q", "Anyone [bold]there[/bold]?")
     lines = result.stdout.splitlines()

@@ -1,0 +1,91 @@
+"""Decoded frames as upright RGB, in memory that is used again: the pages of fresh memory cost more than the conversion that fills them."""
+
+import weakref
+
+import numpy as np
+import torch
+from av.filter import Graph
+from av.sidedata.sidedata import Type
+from av.video.reformatter import VideoReformatter
+
+SMALL = 500_000  # pixels: below, waking threads costs more than they save
+THREADS = 4  # more of them wait for memory
+PLAIN = {"yuv420p", "yuvj420p"}
+# FFmpeg's numbers of transpositions, by what is mirrored behind a plain one: rows, columns.
+TRANSPOSE = {(False, False): 0, (False, True): 1, (True, False): 2, (True, True): 3}
+
+
+class ToRgb:
+    """Turns the frames (av.VideoFrame) of one source into tensors, on one thread of the caller's at a time and up to `threads` of its own.
+
+    A tensor that is let go of leaves its memory to a later one, so there is as much of it as tensors were held at once.
+    """
+
+    def __init__(self, threads=1):
+        self._threads, self._others = min(threads, THREADS), VideoReformatter()
+        self.forget()
+
+    def __call__(self, frame):
+        """uint8 (H, W, 3) RGB, contiguous, turned and mirrored as the display matrix of the frame says.
+
+        Raises av.FFmpegError or ValueError for pixels that FFmpeg does not convert.
+        """
+        swap, *mirrored = self._turn_of(frame)
+        threads = self._threads if frame.width * frame.height > SMALL else 1
+        steps = [("transpose", TRANSPOSE[tuple(mirrored)])] if swap else []
+        # Here a chroma sample belongs to a square of four pixels. Elsewhere its place counts, which FFmpeg's filters do not know.
+        if frame.format.name in PLAIN and frame.height % 2 == 0:
+            steps = [("scale", "flags=bilinear:interl=-1"), ("format", "rgb24"), *steps]
+        else:
+            frame = self._others.reformat(frame, format="rgb24", threads=threads)
+        rgb = self._filtered(frame, steps, threads) if steps else frame
+        rows = np.frombuffer(rgb.planes[0], np.uint8).reshape(rgb.height, -1)
+        width = 3 * rgb.width
+        if rows.shape[1] > width:  # FFmpeg likes rows that begin at multiples of 64 bytes
+            rows = self._copied(rows[:, :width])
+        pixels = torch.from_numpy(rows).view(rgb.height, rgb.width, 3)
+        dims = [] if swap else [dim for dim in (0, 1) if mirrored[dim]]
+        return pixels.flip(dims) if dims else pixels
+
+    def forget(self):
+        """Let go of the memory that no tensor uses, and of what is known of the source."""
+        self._graph = self._key = None
+        self._free, self._turns = [], {}
+
+    def _turn_of(self, frame):
+        # To look at the side data ties a frame into a cycle, which keeps its memory until Python collects garbage. Its rotation is free.
+        if frame.rotation not in self._turns:
+            self._turns[frame.rotation] = turn_of(frame)
+        return self._turns[frame.rotation]
+
+    def _filtered(self, frame, steps, threads):
+        """The frame behind FFmpeg's filters `steps`, whose output has memory that earlier frames left."""
+        form = f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base=1/25"
+        key = form, frame.colorspace, frame.color_range, steps
+        if key != self._key:
+            self._graph, self._key = Graph(), key
+            self._graph.threads = threads
+            self._graph.link_nodes(*(self._graph.add(name, str(value)) for name, value in [("buffer", form), *steps, ("buffersink", "")]))
+        self._graph.push(frame)
+        return self._graph.pull()
+
+    def _copied(self, rows):
+        memory = self._free.pop() if self._free else None
+        if memory is None or memory.size != rows.size:
+            memory = np.empty(rows.size, np.uint8)
+        copy = memory.reshape(rows.shape)
+        np.copyto(copy, rows)
+        # The tensor holds this very view, and nothing else does.
+        weakref.finalize(copy, self._free.append, memory).atexit = False
+        return copy
+
+
+def turn_of(frame):
+    """(swap height and width, then mirror rows, mirror columns) that makes a decoded frame upright: the nearest quarter turn."""
+    matrix = next((item for item in frame.side_data if item.type is Type.DISPLAYMATRIX), None)
+    if matrix is None:
+        return False, False, False
+    # x' = a x + c y and y' = b x + d y (ISO 14496-12, 8.5.2)
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    swap = abs(a) + abs(d) < abs(b) + abs(c)
+    return (True, b < 0, c < 0) if swap else (False, d < 0, a < 0)

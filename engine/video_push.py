@@ -1,0 +1,99 @@
+"""Frames that come from elsewhere: a WebRTC track, a callback of a camera, a window grabber. The newest one wins."""
+
+import threading
+from functools import partial
+
+import av
+import numpy as np
+import torch
+
+from .errors import FrameError, VideoError
+from .video_colors import ToRgb
+from .video_live import Clock, stamp_of
+from .video_packets import reason_of
+from .video_source import Frame, Picture, Ready, Ticks, exact_rate, exact_time
+
+
+class PushSource:
+    """A live source, iterated over like a `FrameSource`, whose frames any thread or event loop pushes.
+
+    One frame waits for the consumer; one that was not fetched before the next one came is counted in `dropped`, and never converted.
+    fps: None for every frame, else ticks as in `open_source`. `width` and `height` are those of the first frame fetched, None before.
+    Raises ArgumentError for `fps` out of range.
+    """
+
+    live, duration, expected, decoded, skipped = True, None, None, None, None
+
+    def __init__(self, fps=None, source="pushed frames"):
+        self.source, self.fps, self.width, self.height = source, fps, None, None
+        self._ticks, self._clock, self._count = Ticks(exact_rate(fps), live=True), Clock(), 0
+        self._ready, self._pushing, self._to_rgb = Ready(1, newest_wins=True), threading.Lock(), ToRgb()
+        self._shown, self._pixels = None, None
+
+    def push(self, frame, time=None):
+        """Bring the next frame; never waits. Returns whether more are wanted.
+
+        frame: av.VideoFrame, or uint8 (H, W, 3) RGB as an array or tensor, which is not copied: leave it alone afterwards. time: seconds on
+        any clock that runs with the frames; by default the frame's own presentation time, else now. Times are counted from the first frame;
+        one that does not lie behind the frame before it is replaced by the wall clock. Raises FrameError for anything else.
+        """
+        if isinstance(frame, av.VideoFrame):
+            stamp, render = stamp_of(frame), partial(self._rgb, frame)
+        else:
+            stamp, render = None, partial(_same, _checked(frame))
+        with self._pushing:
+            if self._ready.ended:
+                return False
+            moment = self._clock.time_of(stamp if time is None else exact_time(time))
+            picture, self._count = Picture(moment, self._count, render), self._count + 1
+            for due, shown in self._ticks.after(picture):
+                self._ready.put((due, shown))
+        return not self._ready.ended
+
+    def end(self, error=None):
+        """No more frames come: iteration stops behind the one that waits, or raises `error` there."""
+        self._ready.end(error)
+
+    @property
+    def dropped(self):
+        return self._ready.dropped
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        due, picture = self._ready.get()
+        if picture is not self._shown:
+            self._shown, self._pixels = picture, picture.render()
+        if self.width is None:
+            self.height, self.width = self._pixels.shape[:2]
+        return Frame(self._pixels, float(due), picture.index)
+
+    def close(self):
+        """Nobody wants frames any more; one that waits is lost."""
+        self._ready.discard()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def _rgb(self, frame):
+        try:
+            return self._to_rgb(frame)
+        except (av.FFmpegError, ValueError) as error:
+            raise VideoError(self.source, f"a {frame.format.name} picture cannot be turned into RGB, {reason_of(error)}") from error
+
+
+def _checked(frame):
+    # torch takes no arrays that run backwards, as one does whose blue and red were exchanged.
+    pixels = torch.from_numpy(np.ascontiguousarray(frame)) if isinstance(frame, np.ndarray) and frame.dtype == np.uint8 else frame
+    if not isinstance(pixels, torch.Tensor) or pixels.dtype != torch.uint8 or pixels.dim() != 3 or pixels.shape[2] != 3:
+        given = f"{getattr(frame, 'dtype', type(frame).__name__)} {tuple(getattr(frame, 'shape', ()))}"
+        raise FrameError(f"a pushed frame is {given}: an av.VideoFrame or uint8 (H, W, 3) RGB is accepted")
+    return pixels.contiguous()
+
+
+def _same(pixels):
+    return pixels
