@@ -35,7 +35,8 @@ def find_file(path, *names):
     for name in names:
         if (path / name).is_file():
             return path / name
-    raise SchemaError(path, "", "", f"is neither the annotation file nor a folder with {' or '.join(names)}")
+    wanted = " or ".join(names[:3]) + (" or others of its kind" if len(names) > 3 else "")
+    raise SchemaError(path, "", "", f"is neither the annotation file nor a folder with {wanted}")
 
 
 def find_files(path, *names):

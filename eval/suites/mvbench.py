@@ -31,14 +31,16 @@ TASKS = {
     "counterfactual_inference": "clevrer/video_validation",
 }
 FOLDER_FPS = 3.0
+CORRECTED = "_20250131"  # ends the name of a list that replaces the one without it
 # Only these are about a part of their video; the benchmark's own code reads `start` and `end` of no other.
 BOUNDED = ("action_sequence", "action_prediction", "object_interaction", "action_localization", "episodic_reasoning")
 
 
 def items(path):
     """The questions of one file, or of all in a folder; a question about a part of its video has `start` and `end`."""
-    files = find_files(path, *(f"json/{task}.json" for task in TASKS), *(f"{task}.json" for task in TASKS))
-    return [_item(record, file.stem, i) for file in files for i, record in enumerate(read_records(file))]
+    names = [f"{folder}{task}{ending}.json" for folder in ("json/", "") for task in TASKS for ending in ("", CORRECTED)]
+    files = {file.stem.removesuffix(CORRECTED): file for file in find_files(path, *names)}  # the corrected one comes last and stays
+    return [_item(record, task, i) for task, file in files.items() for i, record in enumerate(read_records(file))]
 
 
 def _item(record, task, number):

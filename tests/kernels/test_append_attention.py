@@ -50,7 +50,7 @@ def test_the_twin_equals_attention_written_out(paged, error, name):
     assert error(case.truth, torch.stack(rows)) < 1e-12
 
 
-@pytest.mark.parametrize(("name", "heads"), zip(CASES, cycle(HEADS)), ids=str)
+@pytest.mark.parametrize(("name", "heads"), list(zip(CASES, cycle(HEADS))), ids=str)
 def test_kernel_equals_the_truth(paged, error, target, name, heads):
     case = paged(*CASES[name], *heads, target.device, target.dtype)
     before = case.keys.clone(), case.values.clone()

@@ -115,6 +115,18 @@ def test_only_questions_about_a_part_of_a_video_have_bounds_and_impossible_ones_
     assert (item.start, item.end, item.folder_fps) == (*kept, 3)
 
 
+def test_a_corrected_list_replaces_the_one_that_it_corrects(tmp_path):
+    for name, question in (("action_sequence", "old"), ("action_sequence_20250131", "new"), ("action_antonym", "other")):
+        (tmp_path / f"{name}.json").write_text(json.dumps([{**MVBENCH, "question": question}]))
+    found = load_offline("mvbench").items(tmp_path)
+    assert [(item.task, item.prompt.splitlines()[0]) for item in found] == [
+        ("action_sequence", "Question: new"),
+        ("action_antonym", "Question: other"),
+    ]
+    (alone,) = load_offline("mvbench").items(tmp_path / "action_sequence_20250131.json")
+    assert (alone.task, alone.video) == ("action_sequence", f"video/star/Charades_v1_480/{MVBENCH['video']}")
+
+
 def test_of_equal_options_the_last_is_right_as_in_the_benchmarks_own_code(read):
     assert read("mlvu", [{**MLVU, "candidates": ["Yellow", "Red", "Yellow"]}])[0].answer == "C"
 
