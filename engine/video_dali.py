@@ -17,7 +17,8 @@ import av
 import numpy as np
 import torch
 
-from .video_file import Damaged, select_stream, upright
+from .video_colors import upright
+from .video_file import Damaged, select_stream
 from .video_nvdec import capabilities
 from .video_source import Picture
 
