@@ -44,8 +44,7 @@ class ToRgb:
         if rows.shape[1] > width:  # FFmpeg likes rows that begin at multiples of 64 bytes
             rows = self._copied(rows[:, :width])
         pixels = torch.from_numpy(rows).view(rgb.height, rgb.width, 3)
-        dims = [] if swap else [dim for dim in (0, 1) if mirrored[dim]]
-        return pixels.flip(dims) if dims else pixels
+        return pixels if swap else upright(pixels, (swap, *mirrored))
 
     def forget(self):
         """Let go of the memory that no tensor uses, and of what is known of the source."""
@@ -89,3 +88,11 @@ def turn_of(frame):
     a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
     swap = abs(a) + abs(d) < abs(b) + abs(c)
     return (True, b < 0, c < 0) if swap else (False, d < 0, a < 0)
+
+
+def upright(pixels, turn):
+    """`pixels` (H, W, 3) after a `turn_of`."""
+    swap, rows, columns = turn
+    pixels = pixels.transpose(0, 1) if swap else pixels
+    dims = [dim for dim, mirrored in enumerate((rows, columns)) if mirrored]
+    return pixels.flip(dims) if dims else pixels

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from ..kernels.recolor import recolor
-from .video_file import Damaged, select_stream, upright
+from .video_colors import upright
+from .video_file import Damaged, select_stream
 from .video_nvdec import capabilities
 from .video_plan import make_plan
 from .video_source import Picture

@@ -208,14 +208,6 @@ def select_stream(container, source, stream):
     return videos[stream]
 
 
-def upright(pixels, turn):
-    """`pixels` (H, W, 3) after a `turn_of`."""
-    swap, rows, columns = turn
-    pixels = pixels.transpose(0, 1) if swap else pixels
-    dims = [dim for dim, mirrored in enumerate((rows, columns)) if mirrored]
-    return pixels.flip(dims) if dims else pixels
-
-
 def _check_file(path):
     if not path.exists():
         raise VideoError(path, "there is no such file")

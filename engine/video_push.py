@@ -11,7 +11,7 @@ from .errors import FrameError, VideoError
 from .video_colors import ToRgb
 from .video_live import Clock, stamp_of
 from .video_packets import reason_of
-from .video_source import Frame, Picture, Ready, Ticks, exact_rate, exact_time
+from .video_source import Picture, Ready, Renderer, Ticks, exact_rate, exact_time
 
 
 class PushSource:
@@ -28,7 +28,7 @@ class PushSource:
         self.source, self.fps, self.width, self.height = source, fps, None, None
         self._ticks, self._clock, self._count = Ticks(exact_rate(fps), live=True), Clock(), 0
         self._ready, self._pushing, self._to_rgb = Ready(1, newest_wins=True), threading.Lock(), ToRgb()
-        self._shown, self._pixels = None, None
+        self._render = Renderer()
 
     def push(self, frame, time=None):
         """Bring the next frame; never waits. Returns whether more are wanted.
@@ -40,7 +40,8 @@ class PushSource:
         if isinstance(frame, av.VideoFrame):
             stamp, render = stamp_of(frame), partial(self._rgb, frame)
         else:
-            stamp, render = None, partial(_same, _checked(frame))
+            pixels = _checked(frame)
+            stamp, render = None, lambda: pixels
         with self._pushing:
             if self._ready.ended:
                 return False
@@ -62,12 +63,10 @@ class PushSource:
         return self
 
     def __next__(self):
-        due, picture = self._ready.get()
-        if picture is not self._shown:
-            self._shown, self._pixels = picture, picture.render()
+        frame = self._render(*self._ready.get())
         if self.width is None:
-            self.height, self.width = self._pixels.shape[:2]
-        return Frame(self._pixels, float(due), picture.index)
+            self.height, self.width = frame.pixels.shape[:2]
+        return frame
 
     def close(self):
         """Nobody wants frames any more; one that waits is lost."""
@@ -93,7 +92,3 @@ def _checked(frame):
         given = f"{getattr(frame, 'dtype', type(frame).__name__)} {tuple(getattr(frame, 'shape', ()))}"
         raise FrameError(f"a pushed frame is {given}: an av.VideoFrame or uint8 (H, W, 3) RGB is accepted")
     return pixels.contiguous()
-
-
-def _same(pixels):
-    return pixels

@@ -214,12 +214,22 @@ def _at_ticks(pictures, rate, start, end, live):
             return
 
 
+class Renderer:
+    """Makes `Frame`s of pictures that are shown at a time (seconds), each picture once however often it is shown in a row."""
+
+    def __init__(self):
+        self._shown, self._pixels = None, None
+
+    def __call__(self, time, picture):
+        if picture is not self._shown:
+            self._shown, self._pixels = picture, picture.render()
+        return Frame(self._pixels, float(time), picture.index)
+
+
 def _render(timed_pictures):
-    shown, pixels = None, None
+    render = Renderer()
     for time, picture in timed_pictures:
-        if picture is not shown:
-            shown, pixels = picture, picture.render()
-        yield Frame(pixels, float(time), picture.index)
+        yield render(time, picture)
 
 
 def _expected(reader, rate, start, end):

@@ -13,6 +13,16 @@ from evostreaming.engine.gate import Gate
 from evostreaming.engine.video_source import Picture
 
 BITS = 8
+# Pictures out of order, open groups of pictures, containers with and without an index: (codec, suffix of the file, options).
+ENCODINGS = {
+    "h264": ("libx264", "mp4", {"bf": "3", "g": "12"}),
+    "h264 open-gop": ("libx264", "mkv", {"bf": "3", "g": "12", "x264-params": "open-gop=1"}),
+    "h264 ts": ("libx264", "ts", {"bf": "2", "g": "12"}),
+    "hevc": ("libx265", "mp4", {"x265-params": "bframes=4:keyint=12:open-gop=1:log-level=none"}),
+    "vp9": ("libvpx-vp9", "webm", {"deadline": "realtime", "cpu-used": "8"}),
+    "mpeg4 avi": ("mpeg4", "avi", {"bf": "2"}),
+    "mpeg4": ("mpeg4", "mp4", {}),
+}
 
 
 def barcode(number, width=64, height=48):
@@ -51,6 +61,12 @@ def write(path, pictures, pts=None, codec="libx264", rate=30, time_base=None, op
 def film():
     """`picture(number)`, `number(pixels)` and `write(path, pictures, ...)`."""
     return SimpleNamespace(picture=barcode, number=number_of, write=write)
+
+
+@pytest.fixture(params=list(ENCODINGS))
+def encoding(request):
+    """(codec, suffix of the file, options) for `film.write`; a test that wants some of them names them."""
+    return ENCODINGS[request.param]
 
 
 @pytest.fixture

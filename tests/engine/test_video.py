@@ -13,16 +13,8 @@ from evostreaming.engine.video import FrameSource, open_source, probe
 from evostreaming.engine.video_file import VideoFile
 
 
-@pytest.mark.parametrize("codec, suffix, options", [
-    ("libx264", "mp4", {"bf": "3", "g": "12"}),
-    ("libx264", "mkv", {"bf": "3", "g": "12", "x264-params": "open-gop=1"}),
-    ("libx264", "ts", {"bf": "2", "g": "12"}),
-    ("libx265", "mp4", {"x265-params": "bframes=4:keyint=12:open-gop=1:log-level=none"}),
-    ("libvpx-vp9", "webm", {"deadline": "realtime", "cpu-used": "8"}),
-    ("mpeg4", "avi", {"bf": "2"}),
-    ("mpeg4", "mp4", {}),
-])  # fmt: skip
-def test_pictures_index_and_time_belong_together_in_every_codec(film, tmp_path, codec, suffix, options):
+def test_pictures_index_and_time_belong_together_in_every_codec(film, tmp_path, encoding):
+    codec, suffix, options = encoding
     path = film.write(tmp_path / f"clip.{suffix}", [film.picture(i) for i in range(50)], codec=codec, options=options)
     with open_source(path) as source:
         frames = [(film.number(f.pixels), f.index, f.time) for f in source]
