@@ -23,10 +23,10 @@ template <typename T>
 __global__ void __launch_bounds__(kGemvWarps * 32, 3) gemv_kernel(const Gemv<T> op) {
   __shared__ float shared[kGemvWarps][kGemvTokens][kGemvRows];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, slabs = op.width / 32, first = blockIdx.x * kGemvRows;
-  float part[1][1][4] = {};
-  Logits<T, 1, 1, kGemvSlabs>::compute(op, first, 0, slabs * warp / kGemvWarps * 32, slabs * (warp + 1) / kGemvWarps * 32, part);
+  float part[1][4] = {};
+  Logits<T, 1, kGemvSlabs>::compute(op, first, 0, slabs * warp / kGemvWarps * 32, slabs * (warp + 1) / kGemvWarps * 32, part);
 #pragma unroll
-  for (int n = 0; n < 4; ++n) shared[warp][lane % 4 * 2 + n % 2][n / 2 * 8 + lane / 4] = part[0][0][n];
+  for (int n = 0; n < 4; ++n) shared[warp][lane % 4 * 2 + n % 2][n / 2 * 8 + lane / 4] = part[0][n];
   __syncthreads();
   const int token = threadIdx.x / kGemvRows, row = threadIdx.x % kGemvRows;
   if (token < op.streams && first + row < op.vocabulary) {

@@ -30,50 +30,42 @@ __device__ __forceinline__ uint4 load_once(const void* from) {
 
 // `op` has head (vocabulary, width), normalized (streams, width) and their sizes.
 //
-// Logits, or their part from `begin` to `end` of the inner dimension, of the warp's 16 * kBands vocabulary rows: logit[band][tile][0..1] of row lane / 4 of the band, [2..3] of row lane / 4 + 8, for streams
-// tile * 8 + lane % 4 * 2 + {0, 1}.
+// Logits, or their part from `begin` to `end` of the inner dimension, of the warp's 16 vocabulary rows: logit[tile][0..1] of row lane / 4,
+// [2..3] of row lane / 4 + 8, for streams tile * 8 + lane % 4 * 2 + {0, 1}.
 //
 // The order of the inner dimension is free as long as both operands agree. A lane takes 8 neighbors of a slab of 32 in one 16-byte load, and they
 // serve as its fragments of two products: no shared memory, no transposition, whole sectors.
 //
 // kSlabs: slabs that are loaded together, by default 16 loads of 16 bytes in flight a lane.
-template <typename T, int kTiles, int kBands, int kSlabs = 8 / kBands>
+template <typename T, int kTiles, int kSlabs = 8>
 struct Logits {
   template <typename Op>
   __device__ __forceinline__ static void compute(const Op& op, int first_row, int first_stream, int begin, int end,
-                                                 float (&logit)[kBands][kTiles][4]) {
+                                                 float (&logit)[kTiles][4]) {
     const int lane = threadIdx.x % 32, group = lane / 4, place = lane % 4 * 8;
-    const T* row[kBands][2];
+    const T* row[2];
     const T* stream[kTiles];
 #pragma unroll
-    for (int band = 0; band < kBands; ++band)
-#pragma unroll
-      for (int half = 0; half < 2; ++half)
-        row[band][half] = op.head + static_cast<std::int64_t>(min(first_row + band * 16 + half * 8 + group, op.vocabulary - 1)) * op.width + place;
+    for (int half = 0; half < 2; ++half)
+      row[half] = op.head + static_cast<std::int64_t>(min(first_row + half * 8 + group, op.vocabulary - 1)) * op.width + place;
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile)
       stream[tile] = op.normalized + static_cast<std::int64_t>(min(first_stream + tile * 8 + group, op.streams - 1)) * op.width + place;
 
     const auto slabs = [&](int at, auto count) {
       constexpr int kCount = decltype(count)::value;
-      uint4 a[kCount][kBands][2];
+      uint4 a[kCount][2];
 #pragma unroll
       for (int n = 0; n < kCount; ++n)
 #pragma unroll
-        for (int band = 0; band < kBands; ++band)
-#pragma unroll
-          for (int half = 0; half < 2; ++half) a[n][band][half] = load_once(row[band][half] + at + n * 32);
+        for (int half = 0; half < 2; ++half) a[n][half] = load_once(row[half] + at + n * 32);
 #pragma unroll
       for (int n = 0; n < kCount; ++n)
 #pragma unroll
         for (int tile = 0; tile < kTiles; ++tile) {
-          const uint4 x = __ldg(reinterpret_cast<const uint4*>(stream[tile] + at + n * 32));
-#pragma unroll
-          for (int band = 0; band < kBands; ++band) {
-            const uint4 top = a[n][band][0], bottom = a[n][band][1];
-            multiply<T>(logit[band][tile], {top.x, bottom.x, top.y, bottom.y}, x.x, x.y);
-            multiply<T>(logit[band][tile], {top.z, bottom.z, top.w, bottom.w}, x.z, x.w);
-          }
+          const uint4 x = __ldg(reinterpret_cast<const uint4*>(stream[tile] + at + n * 32)), top = a[n][0], bottom = a[n][1];
+          multiply<T>(logit[tile], {top.x, bottom.x, top.y, bottom.y}, x.x, x.y);
+          multiply<T>(logit[tile], {top.z, bottom.z, top.w, bottom.w}, x.z, x.w);
         }
     };
     int at = begin;
@@ -88,14 +80,14 @@ struct Logits {
 };
 
 // float32 has no tensor core of its own precision: lanes share a row's inner dimension, then every lane keeps what belongs to its fragment.
-template <int kTiles, int kBands, int kSlabs>
-struct Logits<float, kTiles, kBands, kSlabs> {
+template <int kTiles, int kSlabs>
+struct Logits<float, kTiles, kSlabs> {
   template <typename Op>
   __device__ __forceinline__ static void compute(const Op& op, int first_row, int first_stream, int begin, int end,
-                                                 float (&logit)[kBands][kTiles][4]) {
+                                                 float (&logit)[kTiles][4]) {
     const int lane = threadIdx.x % 32;
 #pragma unroll
-    for (int half = 0; half < 2 * kBands; ++half)
+    for (int half = 0; half < 2; ++half)
       for (int row = 0; row < 8; ++row) {
         const float* head = op.head + static_cast<std::int64_t>(min(first_row + half * 8 + row, op.vocabulary - 1)) * op.width;
 #pragma unroll
@@ -108,7 +100,7 @@ struct Logits<float, kTiles, kBands, kSlabs> {
 #pragma unroll
           for (int n = 0; n < 8; ++n) {
             sum[n] = sum_lanes<32>(sum[n]);
-            if (lane / 4 == row && lane % 4 == n / 2) logit[half / 2][tile][half % 2 * 2 + n % 2] = sum[n];
+            if (lane / 4 == row && lane % 4 == n / 2) logit[tile][half * 2 + n % 2] = sum[n];
           }
         }
       }
