@@ -2,11 +2,15 @@
 
 import weakref
 
+import av
 import numpy as np
 import torch
 from av.filter import Graph
 from av.sidedata.sidedata import Type
 from av.video.reformatter import VideoReformatter
+
+from .errors import VideoError
+from .video_packets import reason_of
 
 SMALL = 500_000  # pixels: below, waking threads costs more than they save
 THREADS = 4  # more of them wait for memory
@@ -16,20 +20,32 @@ TRANSPOSE = {(False, False): 0, (False, True): 1, (True, False): 2, (True, True)
 
 
 class ToRgb:
-    """Turns the frames (av.VideoFrame) of one source into tensors, on one thread of the caller's at a time and up to `threads` of its own.
+    """Turns the frames (av.VideoFrame) of `source` into tensors, on one thread of the caller's at a time and up to `threads` of its own.
 
     A tensor that is let go of leaves its memory to a later one, so there is as much of it as tensors were held at once.
     """
 
-    def __init__(self, threads=1):
-        self._threads, self._others = min(threads, THREADS), VideoReformatter()
+    def __init__(self, source, threads=1):
+        self._source, self._threads, self._others = str(source), min(threads, THREADS), VideoReformatter()
         self.forget()
 
-    def __call__(self, frame):
+    def __call__(self, frame, time=None):
         """uint8 (H, W, 3) RGB, contiguous, turned and mirrored as the display matrix of the frame says.
 
-        Raises av.FFmpegError or ValueError for pixels that FFmpeg does not convert.
+        Raises VideoError with the frame's `time` (seconds) for pixels that FFmpeg does not convert.
         """
+        try:
+            return self._convert(frame)
+        except (av.FFmpegError, ValueError) as error:
+            reason = f"a {frame.format.name} picture cannot be turned into RGB, {reason_of(error)}"
+            raise VideoError(self._source, reason, None if time is None else float(time)) from error
+
+    def forget(self):
+        """Let go of the memory that no tensor uses, and of what is known of the source."""
+        self._graph = self._key = None
+        self._free, self._turns = [], {}
+
+    def _convert(self, frame):
         swap, *mirrored = self._turn_of(frame)
         threads = self._threads if frame.width * frame.height > SMALL else 1
         steps = [("transpose", TRANSPOSE[tuple(mirrored)])] if swap else []
@@ -45,11 +61,6 @@ class ToRgb:
             rows = self._copied(rows[:, :width])
         pixels = torch.from_numpy(rows).view(rgb.height, rgb.width, 3)
         return pixels if swap else upright(pixels, (swap, *mirrored))
-
-    def forget(self):
-        """Let go of the memory that no tensor uses, and of what is known of the source."""
-        self._graph = self._key = None
-        self._free, self._turns = [], {}
 
     def _turn_of(self, frame):
         # To look at the side data ties a frame into a cycle, which keeps its memory until Python collects garbage. Its rotation is free.

@@ -28,7 +28,7 @@ class VideoFile:
     def __init__(self, source, stream=0, over_network=False, threads=0):
         self.source, self.stream, self._over_network, self._threads = str(source), stream, over_network, threads
         self.decoded = self.skipped = 0
-        self._colors = ToRgb(threads or os.cpu_count())
+        self._colors = ToRgb(source, threads or os.cpu_count())
         self._address = self.source if over_network else f"file:{source}"  # "file:" keeps names with a colon from being taken for protocols
         self._network = {"options": NETWORK_OPTIONS, "timeout": 20.0} if over_network else {}
         if not over_network:
@@ -90,7 +90,7 @@ class VideoFile:
                 raise Damaged
             if frame.pts == pts:
                 time = (pts - self.origin) * self.base
-                yield Picture(time, index, partial(self._render, frame, time))
+                yield Picture(time, index, partial(self._colors, frame, time))
                 pts, index = next(waiting, (None, None))
         if pts is not None:
             raise Damaged
@@ -167,7 +167,7 @@ class VideoFile:
                             time = last + self._period
                         time = max(time, last)
                     last = time
-                    yield Picture(time, tally.rank(pts), partial(self._render, frame, time))
+                    yield Picture(time, tally.rank(pts), partial(self._colors, frame, time))
                     if end is not None and time >= end:
                         tally.report(self, last)
                         return
@@ -185,12 +185,6 @@ class VideoFile:
             return None
         counts = f", {tally.packets} of {self.frames} frames" if self.frames else ""
         return f"ends at {float(reached):.2f} s of {float(self._promised):.2f} s{counts}: the file was cut off"
-
-    def _render(self, frame, time):
-        try:
-            return self._colors(frame)
-        except (av.FFmpegError, ValueError) as error:
-            raise VideoError(self.source, f"a {frame.format.name} picture cannot be turned into RGB, {error}", float(time)) from error
 
 
 class Damaged(Exception):

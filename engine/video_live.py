@@ -36,7 +36,7 @@ class LiveVideo:
             raise VideoError(self.source, f"cannot be opened, {reason_of(error)}") from error
         video = select_stream(self._container, self.source, stream)
         self.codec, self.rotation = video.codec_context.codec.canonical_name, -self._first.rotation % 360
-        self._colors = ToRgb()
+        self._colors = ToRgb(source)
         self.height, self.width = self._colors(self._first).shape[:2]
         self.fps = float(video.average_rate) if video.average_rate else None
         self.duration = self._container.duration / av.time_base if self._container.duration else None
@@ -50,7 +50,7 @@ class LiveVideo:
             try:
                 while frame is not None and not self._closed.is_set():
                     moment = clock.time_of(stamp_of(frame))
-                    yield Picture(moment, index, partial(self._colors, frame))
+                    yield Picture(moment, index, partial(self._colors, frame, moment))
                     index += 1
                     if end is not None and moment >= end:
                         return

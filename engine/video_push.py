@@ -7,10 +7,9 @@ import av
 import numpy as np
 import torch
 
-from .errors import FrameError, VideoError
+from .errors import FrameError
 from .video_colors import ToRgb
 from .video_live import Clock, stamp_of
-from .video_packets import reason_of
 from .video_source import Picture, Ready, Renderer, Ticks, exact_rate, exact_time
 
 
@@ -27,7 +26,7 @@ class PushSource:
     def __init__(self, fps=None, source="pushed frames"):
         self.source, self.fps, self.width, self.height = source, fps, None, None
         self._ticks, self._clock, self._count = Ticks(exact_rate(fps), live=True), Clock(), 0
-        self._ready, self._pushing, self._to_rgb = Ready(1, newest_wins=True), threading.Lock(), ToRgb()
+        self._ready, self._pushing, self._to_rgb = Ready(1, newest_wins=True), threading.Lock(), ToRgb(source)
         self._render = Renderer()
 
     def push(self, frame, time=None):
@@ -37,15 +36,13 @@ class PushSource:
         any clock that runs with the frames; by default the frame's own presentation time, else now. Times are counted from the first frame;
         one that does not lie behind the frame before it is replaced by the wall clock. Raises FrameError for anything else.
         """
-        if isinstance(frame, av.VideoFrame):
-            stamp, render = stamp_of(frame), partial(self._rgb, frame)
-        else:
-            pixels = _checked(frame)
-            stamp, render = None, lambda: pixels
+        pixels = None if isinstance(frame, av.VideoFrame) else _checked(frame)
+        stamp = stamp_of(frame) if pixels is None else None
         with self._pushing:
             if self._ready.ended:
                 return False
             moment = self._clock.time_of(stamp if time is None else exact_time(time))
+            render = partial(self._to_rgb, frame, moment) if pixels is None else lambda: pixels
             picture, self._count = Picture(moment, self._count, render), self._count + 1
             for due, shown in self._ticks.after(picture):
                 self._ready.put((due, shown))
@@ -77,12 +74,6 @@ class PushSource:
 
     def __exit__(self, *_):
         self.close()
-
-    def _rgb(self, frame):
-        try:
-            return self._to_rgb(frame)
-        except (av.FFmpegError, ValueError) as error:
-            raise VideoError(self.source, f"a {frame.format.name} picture cannot be turned into RGB, {reason_of(error)}") from error
 
 
 def _checked(frame):

@@ -1,13 +1,16 @@
 """Decoded frames as RGB: FFmpeg's own conversion to the bit, upright, in memory that is used again and never while it is held."""
 
 import sys
+from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
 import torch
 
+from evostreaming.engine.errors import VideoError
 from evostreaming.engine.video_colors import ToRgb
+from evostreaming.engine.video_push import PushSource
 
 NOISE = np.random.default_rng(0).integers(0, 256, (6, 124, 158, 3), np.uint8)
 
@@ -36,7 +39,7 @@ def decoded(film, path, pictures, **options):
 def test_every_format_becomes_what_ffmpeg_makes_of_it(tmp_path, film, monkeypatch, threads, codec, form, height, width, options):
     monkeypatch.setattr("evostreaming.engine.video_colors.SMALL", 0)
     pictures = [np.ascontiguousarray(noise[:height, :width]) for noise in NOISE]
-    to_rgb = ToRgb(threads)
+    to_rgb = ToRgb("clip", threads)
     for frame in decoded(film, tmp_path / "clip.mkv", pictures, codec=codec, pix_fmt=form, options=options):
         assert frame.format.name == form
         pixels = to_rgb(frame)
@@ -53,7 +56,7 @@ def test_every_format_becomes_what_ffmpeg_makes_of_it(tmp_path, film, monkeypatc
     (180, True, np.flipud),
 ])  # fmt: skip
 def test_turns_and_mirrors_move_pixels_and_change_none(tmp_path, film, form, degrees, hflip, upright):
-    to_rgb = ToRgb()
+    to_rgb = ToRgb("clip")
     for frame in decoded(film, tmp_path / "turned.mp4", list(NOISE), pix_fmt=form, turn=(degrees, hflip, False)):
         pixels = to_rgb(frame)
         assert pixels.is_contiguous()
@@ -62,7 +65,7 @@ def test_turns_and_mirrors_move_pixels_and_change_none(tmp_path, film, form, deg
 
 @pytest.mark.parametrize("width", [128, 158])  # rows with and without padding
 def test_memory_is_used_again_and_never_while_a_tensor_holds_it(tmp_path, film, width):
-    to_rgb, places, held = ToRgb(), [], []
+    to_rgb, places, held = ToRgb("clip"), [], []
     frames = decoded(film, tmp_path / "clip.mp4", [np.ascontiguousarray(noise[:, :width]) for noise in [*NOISE, *NOISE]])
     for frame in frames:
         places.append(to_rgb(frame).data_ptr())
@@ -76,10 +79,21 @@ def test_memory_is_used_again_and_never_while_a_tensor_holds_it(tmp_path, film, 
 
 def test_nothing_holds_a_frame_that_was_converted(tmp_path, film):
     """PyAV ties a frame whose side data was looked at into a cycle: of large videos gigabytes would wait for Python's collector."""
-    to_rgb = ToRgb()
+    to_rgb = ToRgb("clip")
     first, *frames = decoded(film, tmp_path / "clip.mp4", list(NOISE), turn=(90, False, False))
     to_rgb(first)
     for frame in frames:
         before = sys.getrefcount(frame)
         to_rgb(frame)
         assert sys.getrefcount(frame) == before
+
+
+def test_a_picture_that_ffmpeg_does_not_convert_is_an_error_of_its_source(film):
+    strange = av.VideoFrame(16, 16, "rgb96be")
+    with pytest.raises(VideoError, match=r"clip.*a rgb96be picture cannot be turned into RGB, Operation not supported .*1.50 s") as caught:
+        ToRgb("clip")(strange, Fraction(3, 2))
+    assert caught.value.time == 1.5
+    with PushSource(source="call") as source:
+        source.push(strange)
+        with pytest.raises(VideoError, match="call.*a rgb96be picture"):
+            next(source)

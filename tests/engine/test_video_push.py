@@ -91,7 +91,7 @@ def test_frames_between_the_ticks_are_neither_shown_nor_counted_as_dropped(film)
 
 def test_only_what_is_fetched_is_converted(film, monkeypatch):
     converted, whole = [], ToRgb.__call__
-    monkeypatch.setattr(ToRgb, "__call__", lambda self, frame: converted.append(frame.pts) or whole(self, frame))
+    monkeypatch.setattr(ToRgb, "__call__", lambda self, frame, time: converted.append(frame.pts) or whole(self, frame, time))
     source = PushSource()
     for number in range(30):
         source.push(frame_of(film, number))
