@@ -156,7 +156,9 @@ Tensor gemm_hopper(Tensor x, Tensor weight, Tensor workspace, int64_t tile, int6
   check(weight, "weight", ScalarType::BFloat16, weight.numel());
   check(workspace, "workspace", ScalarType::Int, workspace.numel());
   for (const Tensor& tensor : {x, weight, workspace})
-    STD_TORCH_CHECK(reinterpret_cast<std::uintptr_t>(tensor.const_data_ptr()) % 16 == 0, "all operands begin at multiples of 16 bytes");
+    STD_TORCH_CHECK(tensor.is_cuda() && tensor.get_device_index() == x.get_device_index() &&
+                        reinterpret_cast<std::uintptr_t>(tensor.const_data_ptr()) % 16 == 0,
+                    "all operands lie on one GPU and begin at multiples of 16 bytes");
   STD_TORCH_CHECK(workspace.numel() >= hopper::kCounters, "the workspace has ", hopper::kCounters, " words at least");
   STD_TORCH_CHECK((rows == 1 || rows == 2 || rows == 4) && (columns == 1 || columns == 2 || columns == 4) && rows * columns <= 8,
                   "a cluster has 1, 2 or 4 CTAs each way, 8 at most");

@@ -70,6 +70,7 @@ class FrameEncoder:
             return frame.to(self.device, copy=True), None
         if frame.is_cuda:
             stream, source = torch.cuda.current_stream(self.device), frame
+            frame.record_stream(stream)  # its memory may be a decoder's stream's, which writes again into what was let go of
         else:
             stream, source = self.side, torch.empty(frame.shape, dtype=frame.dtype, pin_memory=True).copy_(frame)
         with torch.cuda.stream(stream):

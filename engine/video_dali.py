@@ -97,13 +97,8 @@ class DaliFile:
         if plan is not None and plan.index.steady:
             try:
                 if not self._patient and not _Pipeline.ready(self.device):
-                    _Pipeline.order(self.device)
-                    for picture in self._by_pyav(start, end, rate):
-                        last = picture.time
-                        yield picture
-                        if _Pipeline.ready(self.device):
-                            break
-                    else:
+                    last = yield from self._until_ready(start, end, rate)
+                    if last is None:
                         return
                     plan = make_plan(plan.index, self.origin, self.base, rate, last, end)
                 for picture in self._decode(plan):
@@ -117,6 +112,17 @@ class DaliFile:
         for picture in self._by_pyav(start if last is None else last, end, rate):
             if last is None or picture.time > last:
                 yield picture
+
+    def _until_ready(self, start, end, rate):
+        """Pictures of PyAV while a pipeline is built; returns the time of the last one, or None when there are no more."""
+        ordered = _Pipeline.order(self.device)
+        try:
+            for picture in self._by_pyav(start, end, rate):
+                yield picture
+                if _Pipeline.ready(self.device):
+                    return picture.time
+        finally:
+            _Pipeline.cancel(ordered, self.device)
 
     def _by_pyav(self, start, end, rate):
         for picture in self.file.pictures(start, end, rate):
@@ -192,6 +198,8 @@ class _Pipeline:
         from nvidia.dali import Pipeline, fn
 
         gpu = device.type == "cuda"
+        with _Pipeline._lock:  # several builders come at once
+            self._stream = _stream(device) if gpu else None
         # No run ahead: it would ask for frames of a file that was not fed yet. Others decode meanwhile.
         self._pipeline = Pipeline(1, 1, device.index if gpu else None, prefetch_queue_depth=1, exec_dynamic=True)
         with self._pipeline:
@@ -200,7 +208,6 @@ class _Pipeline:
             video = fn.experimental.inputs.video(name="video", sequence_length=SEQUENCE, **place)
             self._pipeline.set_outputs(video)
         self._pipeline.build()
-        self._stream = _stream(device) if gpu else None
 
     @classmethod
     def ready(cls, device):
@@ -209,13 +216,20 @@ class _Pipeline:
 
     @classmethod
     def order(cls, device):
-        """Begin to build one more in the background, unless there are enough."""
+        """Begin to build one more in the background; None if there are enough."""
         with cls._lock:
             if cls._lent[str(device)] + cls._building[str(device)] >= MOST:
-                return
+                return None
             cls._building[str(device)] += 1
             cls._builders = cls._builders or ThreadPoolExecutor(BUILT_AT_ONCE, "build")
-        cls._builders.submit(cls._build, device)
+        return cls._builders.submit(cls._build, device)
+
+    @classmethod
+    def cancel(cls, ordered, device):
+        """Nobody waits for it any more. One that is being built already is kept for the next file."""
+        if ordered is not None and ordered.cancel():
+            with cls._lock:
+                cls._building[str(device)] -= 1
 
     @classmethod
     def _build(cls, device):

@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 import transformers
 from torch import nn
-from torch.nn.attention.flex_attention import BlockMask
-from transformers.integrations.flex_attention import flex_attention_forward
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from ..engine.config import ModelConfig, read_json
@@ -24,8 +23,10 @@ ATTENTION = "by_mask"
 
 def attend(module, query, key, value, mask, **more):
     """Attention as transformers calls it: flex attention where the mask is one of blocks, else SDPA, which takes None for causal."""
-    forward = flex_attention_forward if isinstance(mask, BlockMask) else sdpa_attention_forward
-    return forward(module, query, key, value, mask, **more)
+    if isinstance(mask, BlockMask):  # transformers would repeat keys and values where the number of heads is no power of two
+        out = flex_attention(query, key, value, block_mask=mask, enable_gqa=True, scale=more.get("scaling"))
+        return out.transpose(1, 2).contiguous(), None
+    return sdpa_attention_forward(module, query, key, value, mask, **more)
 
 
 transformers.AttentionInterface.register(ATTENTION, attend)

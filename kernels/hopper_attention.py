@@ -103,7 +103,8 @@ def _turn(block_q, weight, acc, peak, total, limit, hole_start, hole_end, unit, 
 
 @gluon.jit
 def _multiply(half: gl.constexpr, line, cut, q, out, partials, arrivals, scale, q_tile, k_tiles, v_tiles, bars,
-              KV_HEADS: gl.constexpr, GROUP: gl.constexpr, D: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr):
+              KV_HEADS: gl.constexpr, GROUP: gl.constexpr, D: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
+              MERGE: gl.constexpr):
     """Attention of rows 64 · half and on of every tile of a share."""
     _, lengths, holes, query_start, streams, per_stream, _ = line
     k_full, k_free, v_full, v_free = bars
@@ -159,7 +160,8 @@ def _multiply(half: gl.constexpr, line, cut, q, out, partials, arrivals, scale, 
             hopper.mbarrier.arrive(v_free.index(before), count=1)
 
             place = (start.to(gl.int64) * KV_HEADS + head) * GROUP
-            _finish(acc, peak, total, out + place * D, row, new * GROUP, partials, arrivals, begin, end, share, half, KV_HEADS, GROUP, D)
+            _finish(acc, peak, total, out + place * D, row, new * GROUP, partials, arrivals, begin, end, share, half, KV_HEADS, GROUP, D,
+                    MERGE)
         at = gl.maximum(until, at)
         begin = end
         mine += 1
@@ -170,7 +172,7 @@ def _multiply(half: gl.constexpr, line, cut, q, out, partials, arrivals, scale, 
 
 @gluon.jit
 def _finish(acc, peak, total, out, row, rows, partials, arrivals, begin, end, share, half: gl.constexpr, KV_HEADS: gl.constexpr,
-            GROUP: gl.constexpr, D: gl.constexpr):
+            GROUP: gl.constexpr, D: gl.constexpr, MERGE: gl.constexpr):
     """Write 64 rows of results; or of partial sums where a tile has more parts, and the results behind the last of them."""
     layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
     total = gl.convert_layout(total, gl.SliceLayout(1, layout))
@@ -183,13 +185,14 @@ def _finish(acc, peak, total, out, row, rows, partials, arrivals, begin, end, sh
         gl.store(mine + inside[:, None] * D + columns[None, :], acc)
         gl.store(sums + inside, gl.convert_layout(peak, gl.SliceLayout(1, layout)))
         gl.store(sums + 128 + inside, total)
-        # One thread counts for all: this barrier puts their stores before its release. Its acquire reaches their loads with the count.
-        gl.thread_barrier()
-        counter = arrivals + 2 * first + half
-        done = gl.atomic_add(counter, 1, sem="acq_rel", scope="gpu") == last - first
-        if done:
-            gl.store(counter, 0)  # for the next launch
-            acc, total = _merge(partials, begin, share, first, last, half, D)
+        if MERGE:
+            # One thread counts for all: this barrier puts their stores before its release. Its acquire reaches their loads with the count.
+            gl.thread_barrier()
+            counter = arrivals + 2 * first + half
+            done = gl.atomic_add(counter, 1, sem="acq_rel", scope="gpu") == last - first
+            if done:
+                gl.store(counter, 0)  # for the next launch
+                acc, total = _merge(partials, begin, share, first, last, half, D)
     if done:
         rank = row + inside
         place = (rank // GROUP).to(gl.int64) * (KV_HEADS * GROUP) + rank % GROUP
@@ -248,7 +251,7 @@ def _clear(tile, live, D: gl.constexpr, BLOCK_N: gl.constexpr):
 @gluon.jit(do_not_specialize=COUNTS)
 def hopper_kernel(q, keys, values, out, partials, arrivals, table, lengths, holes, query_start, streams, per_stream, table_width, scale,
                   LEAST, KV_HEADS: gl.constexpr, GROUP: gl.constexpr, D: gl.constexpr, PAGE_SIZE: gl.constexpr, BLOCK_M: gl.constexpr,
-                  BLOCK_N: gl.constexpr, TILES: gl.constexpr, STAGES: gl.constexpr):
+                  BLOCK_N: gl.constexpr, TILES: gl.constexpr, STAGES: gl.constexpr, MERGE: gl.constexpr):
     gl.static_assert(BLOCK_M == 128, "two warpgroups of 64 rows")
     program = gl.program_id(0)
     tile = gl.arange(0, TILES, layout=gl.BlockedLayout([1], [32], [4], [0]))
@@ -280,8 +283,8 @@ def hopper_kernel(q, keys, values, out, partials, arrivals, table, lengths, hole
     line = (table, lengths, holes, query_start, streams, per_stream, table_width)
     gl.warp_specialize([
         (_multiply, (0, line, cut, q, out, partials, arrivals, scale, q_tiles.index(0), k_tiles, v_tiles, bars, KV_HEADS, GROUP, D,
-                     BLOCK_N, STAGES)),
+                     BLOCK_N, STAGES, MERGE)),
         (_multiply, (1, line, cut, q, out, partials, arrivals, scale, q_tiles.index(1), k_tiles, v_tiles, bars, KV_HEADS, GROUP, D,
-                     BLOCK_N, STAGES)),
+                     BLOCK_N, STAGES, MERGE)),
         (_copy, (line, cut, keys, values, k_tiles, v_tiles, bars, D, GROUP, BLOCK_N, STAGES, PAGE_SIZE)),
     ], [4, 1], [240, 24])

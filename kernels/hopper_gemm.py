@@ -59,10 +59,16 @@ def takes(x, weight):
     return torch.compiler.is_compiling() or x.storage_offset() % 8 == weight.storage_offset() % 8 == 0
 
 
-@cache
+@torch.compiler.assume_constant_result
 def workspace(device):
     """Where parts of a tile meet; its counters are zeros before and after each call. One a device, where products follow each other: a
-    second stream at work beside it needs its own. Asked for in the run before a capture, it lies outside of the graph."""
+    second stream at work beside it needs its own."""
+    return _zeros(device)
+
+
+@cache
+def _zeros(device):
+    assert not torch.cuda.is_current_stream_capturing(), "run it once before a capture: its zeros would only be there in a replay"
     return torch.zeros(WORKSPACE, dtype=torch.int32, device=device)
 
 

@@ -2,8 +2,8 @@
 
 Each program works through its part of the line of `attention_schedule`. A tile that one program holds alone is written at once. Programs
 that share one leave partial sums (weighted values, peak and total of every row in float32) and count their arrivals; the last to arrive
-merges the parts of all, always in the same order, and sets the count back to zero. Where a tile is one token's, dozens may have a part
-of it, too many for one program to read while the others have nothing to do: there a second kernel merges.
+merges the parts of all, always in the same order, and sets the count back to zero. Where tiles are few, as for one token or the tokens of a
+marker, dozens have a part of each, too many for one program to read while the others have nothing to do: there a second kernel merges.
 """
 
 from functools import cache
@@ -17,6 +17,7 @@ from .optional_triton import TensorDescriptor, TileDescriptor, gl, jit, tl, trit
 
 PAGE = 128
 LOG2_E = 1.4426950408889634
+MOST = 12  # parts of a tile, on average, that the program which arrives last merges by itself
 # Rows of 128 bytes, swizzled as wgmma reads them.
 TILE_LAYOUT = gl.NVMMASharedLayout(128, 16, 2) if triton is not None else None
 
@@ -174,10 +175,10 @@ def _merge(partials, begin, share, first, last, real, BLOCK_M: tl.constexpr, D: 
 
 
 @jit(do_not_specialize=COUNTS)
-def _merge_token_kernel(out, partials, lengths, holes, query_start, streams, per_stream, programs, LEAST, KV_HEADS: tl.constexpr,
+def _merge_rows_kernel(out, partials, lengths, holes, query_start, streams, per_stream, programs, LEAST, KV_HEADS: tl.constexpr,
                         GROUP: tl.constexpr, D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, TILES: tl.constexpr,
                         PARTS: tl.constexpr):
-    """Merge the partial sums of one row of a one-token tile, PARTS programs at a time."""
+    """Merge the partial sums of one row of a stream that is one tile, PARTS programs at a time."""
     stream, head, row = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     tile = tl.arange(0, TILES)
     units, ends, per_head, share = schedule(
@@ -185,7 +186,9 @@ def _merge_token_kernel(out, partials, lengths, holes, query_start, streams, per
     end = head * per_head + tl.sum(tl.where(tile == stream, ends, 0), 0)
     begin = end - tl.sum(tl.where(tile == stream, units, 0), 0)
     first, last = begin // share, (end - 1) // share
-    if (first == last) | (begin == end):
+    start = tl.load(query_start + stream)
+    new = tl.load(query_start + stream + 1) - start
+    if (first == last) | (row >= new * GROUP):
         return
     columns = tl.arange(0, D)
     acc = tl.zeros([D], tl.float32)
@@ -203,7 +206,7 @@ def _merge_token_kernel(out, partials, lengths, holes, query_start, streams, per
         acc = acc * shrink + tl.sum(values * weight[:, None], 0)
         total = total * shrink + tl.sum(totals * weight, 0)
         peak = higher
-    where = (tl.load(query_start + stream).to(tl.int64) * KV_HEADS + head) * GROUP + row
+    where = ((start + row // GROUP).to(tl.int64) * KV_HEADS + head) * GROUP + row % GROUP
     tl.store(out + where * D + columns, (acc / total).to(out.dtype.element_ty))
 
 
@@ -252,14 +255,15 @@ def paged_attention(q, key_pages, value_pages, block_table, lengths, holes, quer
     out = torch.empty_like(q)
     partials = torch.empty(2 * programs * config.block_m * (dim + 2), dtype=torch.float32, device=q.device)
     shape = dict(KV_HEADS=kv_heads, GROUP=group, D=dim, BLOCK_M=config.block_m, BLOCK_N=config.block_n, TILES=tiles)
-    kernel, own = (hopper_kernel, {}) if config.hopper else (_attention_kernel, {"PARTS": config.parts if longest > 1 else 0})
+    apart = longest == 1 or (per_stream == 1 and streams * kv_heads * MOST <= programs)
+    kernel, own = (hopper_kernel, {"MERGE": not apart}) if config.hopper else (_attention_kernel, {"PARTS": 0 if apart else config.parts})
     kernel[(programs,)](
         q, describe(key_pages, config), describe(value_pages, config), out, partials, arrivals, block_table, lengths, holes, query_start,
         streams, per_stream, block_table.stride(0), LOG2_E * dim**-0.5, config.least, **shape, PAGE_SIZE=PAGE, STAGES=config.stages, **own,
         num_warps=config.warps,
     )  # fmt: skip
-    if longest == 1:
-        _merge_token_kernel[(streams, kv_heads, group)](
+    if apart:
+        _merge_rows_kernel[(streams, kv_heads, longest * group)](
             out, partials, lengths, holes, query_start, streams, per_stream, programs, config.least, **shape, PARTS=64, num_warps=4
         )
     return out

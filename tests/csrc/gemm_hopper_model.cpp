@@ -175,7 +175,7 @@ void schedule(int tiles, int blocks, int most) {
   for (int count : seen) MUST(count == 1, "a block %d times", count);
   for (int tile = 0; tile < schedule.shared; ++tile)
     MUST(schedule.last_owner(tile) - schedule.first_owner(tile) + 1 == parts[tile], "tile %d has %d parts", tile, parts[tile]);
-  MUST(longest - shortest <= 1 + 2 * (kLeast - 1) || tiles * blocks < 2 * kLeast * most, "from %d to %d blocks a cluster", shortest, longest);
+  MUST(longest - shortest <= 1 + 4 * (kLeast - 1) || tiles * blocks < 2 * kLeast * most, "from %d to %d blocks a cluster", shortest, longest);
 }
 
 int main(int count, char** text) {

@@ -83,7 +83,7 @@ def test_a_stretch_without_a_key_frame_that_memory_may_not_hold_goes_to_pyav(tmp
 
 def pipelines(**members):
     """The real bookkeeping of pipelines around doubles."""
-    shared = {name: classmethod(getattr(PIPELINE, name).__func__) for name in ("lent", "ready", "order", "_build")}
+    shared = {name: classmethod(getattr(PIPELINE, name).__func__) for name in ("lent", "ready", "order", "cancel", "_build")}
     state = {"_idle": {}, "_lent": Counter(), "_building": Counter(), "_lock": threading.Lock(), "_builders": None}
     return type("Late", (Double,), shared | state | members)
 
@@ -105,15 +105,21 @@ def test_pyav_decodes_while_a_pipeline_is_built_and_then_gives_way(tmp_path, fil
 
 
 def test_a_file_that_ends_before_its_pipeline_is_built_never_waits_for_it(tmp_path, film, double, monkeypatch):
-    gate = threading.Event()
-    late = pipelines(__init__=lambda self, device: gate.wait(10) and None)
+    begun, gate = threading.Event(), threading.Event()
+    late = pipelines(__init__=lambda self, device: begun.set() or gate.wait(10) and None)
     monkeypatch.setattr(video_dali, "_Pipeline", late)
+    monkeypatch.setattr(video_dali, "BUILT_AT_ONCE", 1)
     path = film.write(tmp_path / "clip.mp4", [film.picture(i) for i in range(1, 31)])
-    for _ in range(2):
-        with FrameSource(DaliFile(VideoFile(path), CPU, patient=False)) as source:
-            assert [film.number(f.pixels) for f in source] == list(range(1, 31))
+    for _ in range(4):
+        with FrameSource(DaliFile(VideoFile(path), CPU, patient=False), queue=1) as source:
+            numbers = [film.number(next(source).pixels)]
+            assert begun.wait(10)
+            assert numbers + [film.number(f.pixels) for f in source] == list(range(1, 31))
     assert not double.files and not gate.is_set()
+    assert late._building == {"cpu": 1}, "those that were not begun are cancelled with their files"
     gate.set()
+    late._builders.shutdown()
+    assert len(late._idle["cpu"]) == 1
 
 
 def test_pipelines_that_cannot_be_built_leave_everything_to_pyav(tmp_path, film, monkeypatch):

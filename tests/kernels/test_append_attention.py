@@ -210,7 +210,7 @@ def attention_kernel(compile_for_hopper, config):
     tile = f"tensordesc<bf16[{config.block_n}, 128]{f',{paged_attention.TILE_LAYOUT}' if config.hopper else ''}>"
     kernel = paged_attention.hopper_kernel if config.hopper else paged_attention._attention_kernel
     constants = SHAPE | dict(BLOCK_M=config.block_m, BLOCK_N=config.block_n, STAGES=config.stages)
-    constants |= {} if config.hopper else dict(PARTS=config.parts)
+    constants |= dict(MERGE=True) if config.hopper else dict(PARTS=config.parts)
     return compile_for_hopper(kernel, dict(q="*bf16", keys=tile, values=tile) | SIGNATURE, constants, config.warps)
 
 

@@ -116,9 +116,22 @@ def draw(rows, depth):
     return torch.randn(rows, depth, device="cuda").bfloat16()
 
 
+@pytest.fixture
+def poison():
+    """Memory that nobody wrote reads as NaN."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def close(out, truth):
+    """Every number, where a norm forgives a few that are far off; NaN is wrong."""
+    return ((out.float() - truth).abs() <= 2**-7 * truth.abs() + 1e-2 * truth.pow(2).mean().sqrt()).all()
+
+
 def right(error, x, weight, way):
-    out = hopper_gemm.hopper_gemm(x, weight, way)
-    assert error(out, x.float() @ weight.float().t()) < 3e-3, way
+    out, truth = hopper_gemm.hopper_gemm(x, weight, way), x.float() @ weight.float().t()
+    assert error(out, truth) < 3e-3 and close(out, truth), way
     assert torch.equal(out, hopper_gemm.hopper_gemm(x, weight, way)), "the same bits every time"
     assert not hopper_gemm.workspace(x.device)[:4096].any(), "counters are zeros again"
 
@@ -126,7 +139,7 @@ def right(error, x, weight, way):
 @pytest.mark.gpu
 @hopper
 @pytest.mark.parametrize("name", LAYER)
-def test_every_cluster_is_right_on_the_decoders_shapes(error, name):
+def test_every_cluster_is_right_on_the_decoders_shapes(error, poison, name):
     torch.manual_seed(0)
     weight = draw(*LAYER[name])
     for tokens in (144, 272):
@@ -140,7 +153,7 @@ def test_every_cluster_is_right_on_the_decoders_shapes(error, name):
 @hopper
 @pytest.mark.parametrize("shape", [(8, 8), (136, 200), (3592, 1288), (128, 18944), (9000, 72)], ids=str)
 @pytest.mark.parametrize("tile", TILES)
-def test_every_tile_is_right_at_the_edges(error, tile, shape):
+def test_every_tile_is_right_at_the_edges(error, poison, tile, shape):
     torch.manual_seed(0)
     for tokens in (1, tile - 3, tile + 5):
         for rows, columns, stages in ((1, 1, 0), (2, 2, 2), (2, 1, 3)):
@@ -151,14 +164,15 @@ def test_every_tile_is_right_at_the_edges(error, tile, shape):
 @hopper
 @pytest.mark.parametrize("shape", [(37888, 3584), (3568, 1288), (16, 200)], ids=str)
 @pytest.mark.parametrize("tokens", [1, 144, 272, 300])
-def test_a_gated_product_is_its_activation(error, tokens, shape):
+def test_a_gated_product_is_its_activation(error, poison, tokens, shape):
     torch.manual_seed(0)
     x, weight = draw(tokens, shape[1]), draw(*shape) * shape[1] ** -0.5
     truth = reference_swiglu(x.float() @ weight.float().t())
     for rows, columns in CLUSTERS:
         for split in (False, True):
             way = Way(tile_for(tokens, columns), rows, columns, split=split)
-            assert error(hopper_gemm.hopper_gemm(x, interleaved(weight), way, gated=True), truth) < 3e-3, way
+            out = hopper_gemm.hopper_gemm(x, interleaved(weight), way, gated=True)
+            assert error(out, truth) < 3e-3 and close(out, truth), way
 
 
 @pytest.mark.gpu
