@@ -1,10 +1,8 @@
 """Many videos decoded by a few threads: the same frames, bounded, none starved, and a broken one costs only itself."""
 
 import gc
-import os
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
@@ -12,16 +10,14 @@ from evostreaming.engine.errors import ArgumentError, VideoError
 from evostreaming.engine.video import FrameSource, open_source
 from evostreaming.engine.video_pool import DecodePool
 
-CLIPS = Path(os.environ.get("EVOSTREAMING_SHARED") or Path(__file__).parents[2] / ".." / "shared") / "data" / "video"
 
-
-def settle(reading, expected, seconds=20.0):
-    """Wait until `reading()` is what is expected; what it is a moment later, when it may have gone on."""
+def settles(reading, expected, seconds=20.0):
+    """Wait until `reading()` is what is expected, and see that it stays so."""
     deadline = time.monotonic() + seconds
     while reading() != expected and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.15)
-    return reading()
+    assert reading() == expected
 
 
 @pytest.fixture
@@ -55,20 +51,19 @@ def test_a_video_that_has_the_pool_to_itself_is_decoded_on_all_its_threads(tmp_p
 def test_each_queue_fills_to_its_size_and_no_further(pool, counted):
     readers = [counted(1000) for _ in range(6)]
     sources = [FrameSource(reader, queue=5, pool=pool) for reader in readers]
-    assert settle(lambda: [reader.pulled for reader in readers], full := [5] * 6) == full
+    settles(lambda: [reader.pulled for reader in readers], [5] * 6)
     for _ in range(3):
         next(sources[2])
-    assert settle(lambda: [reader.pulled for reader in readers], full := [5, 5, 8, 5, 5, 5]) == full
+    settles(lambda: [reader.pulled for reader in readers], [5, 5, 8, 5, 5, 5])
 
 
 def test_waiting_frames_of_all_sources_fit_into_the_memory(counted):
     with DecodePool(workers=2, memory=12 * 48) as pool:  # twelve frames of 4 x 4
         few = [FrameSource(reader, queue=50, pool=pool) for reader in (counted(1000), counted(1000))]
-        assert settle(lambda: [len(source._ready.frames) for source in few], [6, 6]) == [6, 6]
+        settles(lambda: [len(source._ready.frames) for source in few], [6, 6])
         with pool._changed:  # no thread looks for work before all are there: the first would get the larger share of a few
             many = [FrameSource(counted(1000), queue=50, pool=pool) for _ in range(28)]
-        ones = [1] * 28
-        assert settle(lambda: [len(source._ready.frames) for source in many], ones) == ones, "one a source, or none would ever move"
+        settles(lambda: [len(source._ready.frames) for source in many], [1] * 28)  # one a source, or none would ever move
 
 
 def test_the_source_with_the_fewest_frames_waiting_is_next_then_the_one_with_most_to_come(counted):
@@ -77,7 +72,7 @@ def test_the_source_with_the_fewest_frames_waiting_is_next_then_the_one_with_mos
     held.pictures = lambda *_: (gate.wait(10) and None for _ in range(1))  # keeps the only thread busy
     with DecodePool(workers=1) as pool:
         first = FrameSource(held, pool=pool)  # by a name: one that is forgotten is let go of
-        assert settle(lambda: [job.busy for job in pool._jobs], [True]) == [True]
+        settles(lambda: [job.busy for job in pool._jobs], [True])
         waiting = {}
         for name, frames, length in (("full", 8, 900), ("some", 3, 900), ("short", 1, 30), ("long", 1, 600)):
             source = waiting[name] = FrameSource(counted(length), queue=8, pool=pool)
@@ -134,7 +129,7 @@ def test_a_decoder_that_does_not_come_back_cannot_hold_up_the_end(counted):
     held.pictures = lambda *_: (gate.wait(10) and None for _ in range(1))
     pool = DecodePool(workers=1)
     source = FrameSource(held, pool=pool)
-    assert settle(lambda: [job.busy for job in pool._jobs], [True]) == [True]
+    settles(lambda: [job.busy for job in pool._jobs], [True])
     pool.close()
     assert next(source, None) is None and pool._threads[0].is_alive()
     gate.set()
@@ -165,10 +160,9 @@ def test_a_broken_video_among_many_is_a_row_of_its_own(tmp_path, film, pool):
     assert sorted(number for number, frame in rows if frame is None) == [0, 2, 4]
 
 
-@pytest.mark.skipif(not CLIPS.exists(), reason="the clips are not beside this checkout (../shared/data/video)")
-def test_every_bad_clip_costs_only_its_own_row(tmp_path, film, pool):
+def test_every_bad_clip_costs_only_its_own_row(tmp_path, film, pool, shared):
     good = film.write(tmp_path / "good.mp4", [film.picture(i) for i in range(60)])
-    bad = sorted((CLIPS / "bad").iterdir())
+    bad = sorted((shared / "data" / "video" / "bad").iterdir())
     ended, frames = {}, {}
     for row in pool.rounds([{"source": path, "fps": 2} for path in (good, *bad, good)], streams=3):
         for number, frame in row:
@@ -187,4 +181,4 @@ def test_rounds_that_are_left_close_what_they_opened(tmp_path, film, pool):
     rounds = pool.rounds([{"source": path}] * 4, streams=3)
     next(rounds)
     rounds.close()
-    assert settle(lambda: len(pool._jobs), 0) == 0
+    settles(lambda: len(pool._jobs), 0)
