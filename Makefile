@@ -31,7 +31,7 @@ bench:                  ## on a machine with a GPU; the step beside its floor an
 
 bench-kernels:          ## on a machine with a GPU; every op beside its floor and its peers
 	$(PYTHON) -m pip install -q --no-deps --no-build-isolation -e .
-	for op in append append_attention decode_attention gate preprocess norm swiglu rotate vision_attention gemm norm_gemm tower; do \
+	for op in append append_attention decode_attention gate preprocess norm swiglu rotate vision_attention gemm gated_gemm tower; do \
 	  $(PYTHON) -m benchmarks.bench_$$op --refcheck || exit 1; done
 
 clean:

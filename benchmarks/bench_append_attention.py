@@ -17,7 +17,6 @@ from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
 from evostreaming.kernels.append_attention import append_attention, live_slots, reference_append_attention
-from evostreaming.kernels.paged_attention import arrival_counts
 
 from . import fa3
 from .cases import Case, main, speed_of
@@ -42,7 +41,6 @@ def data(heads, kv_heads, new, streams, context):
         tokens=len(q), longest=new, block_table=table, holes=torch.zeros(streams, 2, dtype=torch.int32, device="cuda"),
         lengths=torch.full((streams,), context, dtype=torch.int32, device="cuda"),
         query_start=torch.arange(0, len(q) + 1, new, dtype=torch.int32, device="cuda"),
-        arrivals=torch.zeros(arrival_counts(q.device), dtype=torch.int32, device="cuda"),
     )  # fmt: skip
     return q, keys, values, plan
 

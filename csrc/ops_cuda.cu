@@ -7,10 +7,9 @@
 #include "append.cuh"
 #include "binding.h"
 #include "gate.cuh"
-#include "gemm_hopper_launch.cuh"
+#include "gated_gemm_launch.cuh"
 #include "gemv.cuh"
 #include "gemv_fp8.cuh"
-#include "gemv_norm.cuh"
 #include "preprocess.cuh"
 
 namespace evostreaming {
@@ -118,58 +117,26 @@ Tensor gemv_fp8(Tensor x, Tensor weight, Tensor scales) {
   return out;
 }
 
-std::tuple<Tensor, Tensor> gemv_norm(Tensor x, Tensor residual, Tensor gain, double eps, Tensor weight, std::optional<Tensor> scales,
-                                     bool gated) {
-  STD_TORCH_CHECK(x.dim() == 2 && weight.dim() == 2 && x.size(1) == weight.size(1) && x.size(0) > 0 && x.size(0) <= kGemvTokens &&
-                      x.size(1) > 0 && x.size(1) % 16 == 0 && gemv_norm_bytes(x.size(0), x.size(1)) <= kNormBytes &&
-                      weight.size(0) <= std::numeric_limits<int>::max() && (!gated || weight.size(0) % 2 == 0),
-                  "gemv_norm takes 1 to 8 tokens of 20,480 numbers together whose width is that of the weight, a multiple of 16; a gated one "
-                  "two halves of rows");
-  check(x, "x", ScalarType::BFloat16, x.numel());
-  check(residual, "residual", ScalarType::BFloat16, x.numel());
-  check(gain, "gain", ScalarType::BFloat16, x.size(1));
-  check(weight, "weight", scales ? ScalarType::Float8_e4m3fn : ScalarType::BFloat16, weight.numel());
-  if (scales) check(*scales, "scales", ScalarType::Float, weight.size(0));
-  for (const Tensor& tensor : {x, residual, gain, weight})
-    STD_TORCH_CHECK(reinterpret_cast<std::uintptr_t>(tensor.const_data_ptr()) % 16 == 0, "all operands begin at multiples of 16 bytes");
-  const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
-  Tensor out = torch::stable::new_empty(x, {x.size(0), gated ? weight.size(0) / 2 : weight.size(0)});
-  Tensor sum = torch::stable::new_empty(x, {x.size(0), x.size(1)});
-  const auto launch = [&](auto zero) {
-    using Weight = decltype(zero);
-    const GemvNorm<Weight> op{data<Weight>(weight), data<float>(scales), data<BFloat16>(x), data<BFloat16>(residual), data<BFloat16>(gain),
-                              mutable_data<BFloat16>(sum), mutable_data<BFloat16>(out), static_cast<int>(x.size(0)),
-                              static_cast<int>(x.size(1)), static_cast<int>(weight.size(0)), static_cast<float>(eps)};
-    check_launch(launch_gemv_norm(op, gated, current_stream(x)), "gemv_norm");
-  };
-  scales ? launch(std::uint8_t{}) : launch(BFloat16{});
-  return {out, sum};
-}
-
-Tensor gemm_hopper(Tensor x, Tensor weight, Tensor workspace, int64_t tile, int64_t rows, int64_t columns, int64_t stages, bool split,
-                   bool gated) {
+Tensor gated_gemm(Tensor x, Tensor weight, std::optional<Tensor> bias, int64_t tile, int64_t height, int64_t rows, int64_t columns) {
   STD_TORCH_CHECK(x.dim() == 2 && weight.dim() == 2 && x.size(1) == weight.size(1) && x.numel() > 0 && weight.numel() > 0 &&
-                      x.size(1) % 8 == 0 && weight.size(0) % (gated ? 16 : 8) == 0 &&
+                      x.size(1) % 8 == 0 && weight.size(0) % 16 == 0 &&
                       std::max({x.size(0), x.size(1), weight.size(0)}) <= std::numeric_limits<int>::max() / 2,
-                  "gemm_hopper takes x (T, K) and a weight (N, K), K and N multiples of 8, N of 16 if gated");
+                  "gated_gemm takes x (T, K) and a weight (2 * I, K), K and I multiples of 8");
   check(x, "x", ScalarType::BFloat16, x.numel());
   check(weight, "weight", ScalarType::BFloat16, weight.numel());
-  check(workspace, "workspace", ScalarType::Int, workspace.numel());
-  for (const Tensor& tensor : {x, weight, workspace})
+  if (bias) check(*bias, "bias", ScalarType::BFloat16, weight.size(0));
+  for (const Tensor& tensor : {x, weight})
     STD_TORCH_CHECK(tensor.is_cuda() && tensor.get_device_index() == x.get_device_index() &&
                         reinterpret_cast<std::uintptr_t>(tensor.const_data_ptr()) % 16 == 0,
                     "all operands lie on one GPU and begin at multiples of 16 bytes");
-  STD_TORCH_CHECK(workspace.numel() >= hopper::kCounters, "the workspace has ", hopper::kCounters, " words at least");
   STD_TORCH_CHECK((rows == 1 || rows == 2 || rows == 4) && (columns == 1 || columns == 2 || columns == 4) && rows * columns <= 8,
                   "a cluster has 1, 2 or 4 CTAs each way, 8 at most");
-  STD_TORCH_CHECK(stages == 0 || stages >= 2, "the ring has 2 stages at least, or 0 for as many as fit");
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
-  Tensor out = torch::stable::new_empty(x, {x.size(0), gated ? weight.size(0) / 2 : weight.size(0)});
-  const hopper::Problem problem{data<BFloat16>(x), data<BFloat16>(weight), mutable_data<BFloat16>(out), mutable_data<int>(workspace),
-                                workspace.numel(), static_cast<int>(x.size(0)), static_cast<int>(weight.size(0)), static_cast<int>(x.size(1)),
-                                gated};
-  const hopper::Way way{static_cast<int>(tile), static_cast<int>(rows), static_cast<int>(columns), static_cast<int>(stages), split};
-  check_launch(hopper::launch(problem, way, current_stream(x)), "gemm_hopper (a Hopper GPU, a tile it has, a workspace large enough)");
+  Tensor out = torch::stable::new_empty(x, {x.size(0), weight.size(0) / 2});
+  const hopper::Problem problem{data<BFloat16>(x), data<BFloat16>(weight), data<BFloat16>(bias), mutable_data<BFloat16>(out),
+                                static_cast<int>(x.size(0)), static_cast<int>(weight.size(0) / 2), static_cast<int>(x.size(1))};
+  const hopper::Way way{static_cast<int>(tile), static_cast<int>(height), static_cast<int>(rows), static_cast<int>(columns)};
+  check_launch(hopper::launch(problem, way, current_stream(x)), "gated_gemm (a Hopper GPU, a tile it has)");
   return out;
 }
 
@@ -209,19 +176,16 @@ void preprocess(Tensor frames, Tensor first_y, Tensor weights_y, int64_t bits_y,
 
 // What a CPU has no use for; the schemas of all other ops are in ops.cpp.
 STABLE_TORCH_LIBRARY_FRAGMENT(evostreaming, library) {
+  library.def("gated_gemm(Tensor x, Tensor weight, Tensor? bias, int tile, int height, int rows, int columns) -> Tensor");
   library.def("gemv(Tensor x, Tensor weight) -> Tensor");
-  library.def("gemm_hopper(Tensor x, Tensor weight, Tensor(a!) workspace, int tile, int rows, int columns, int stages, bool split, "
-      "bool gated) -> Tensor");
   library.def("gemv_fp8(Tensor x, Tensor weight, Tensor scales) -> Tensor");
-  library.def("gemv_norm(Tensor x, Tensor residual, Tensor gain, float eps, Tensor weight, Tensor? scales, bool gated) -> (Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(evostreaming, CUDA, library) {
   library.impl("append", TORCH_BOX(&evostreaming::append));
   library.impl("gate", TORCH_BOX(&evostreaming::gate));
-  library.impl("gemm_hopper", TORCH_BOX(&evostreaming::gemm_hopper));
+  library.impl("gated_gemm", TORCH_BOX(&evostreaming::gated_gemm));
   library.impl("gemv", TORCH_BOX(&evostreaming::gemv));
   library.impl("gemv_fp8", TORCH_BOX(&evostreaming::gemv_fp8));
-  library.impl("gemv_norm", TORCH_BOX(&evostreaming::gemv_norm));
   library.impl("preprocess", TORCH_BOX(&evostreaming::preprocess));
 }

@@ -9,9 +9,9 @@ from torch import nn
 
 from ..kernels.append import append
 from ..kernels.append_attention import append_attention
+from ..kernels.gated_gemm import gated_gemm
 from ..kernels.gemm import bare_gemm, gemm, quantize_weight, quantizes
 from ..kernels.norm import norm
-from ..kernels.norm_gemm import fuses, norm_gemm
 from ..kernels.product import added
 from ..kernels.quantize import Quantized
 from ..kernels.swiglu import swiglu
@@ -72,25 +72,19 @@ class Layer(nn.Module):
 
     def forward(self, update, residual, key_pages, value_pages, plan, rows=None):
         """One layer: the last layer's output and the residual stream, both (T, h) -> (output, residual stream), of `rows` if given."""
-        qkv, residual = self.normed(self.qkv, self.input_norm, update, residual)
+        x, residual = norm(update, self.input_norm.weight, self.eps, residual)
         scales = (self.q_norm.weight, self.k_norm.weight) if self.q_norm is not None else (None, None)
-        q = append(qkv, plan.cos, plan.sin, key_pages, value_pages, plan.slots, *scales, self.eps, self.qkv.bias)
+        q = append(self.qkv(x), plan.cos, plan.sin, key_pages, value_pages, plan.slots, *scales, self.eps, self.qkv.bias)
         if rows is not None and not len(rows):
             return residual[rows], residual[rows]  # nothing is read: its keys and values are all that the last layer is for
         x = append_attention(q, key_pages, value_pages, plan).flatten(1)
         if rows is not None:
             x, residual = x[rows], residual[rows]
         fp8 = self.gate_up.scales is not None and quantizes(len(x), x.device)
-        x, residual = self.normed(self.gate_up, self.post_norm, self.o(x), residual, fp8, gated=True)
-        return self.down(x), residual
-
-    def normed(self, linear, scale, update, residual, fp8=False, gated=False):
-        """(linear(norm(update + residual)), perhaps through swiglu; update + residual)."""
-        if fuses(update, residual, linear.weight):
-            return norm_gemm(update, residual, scale.weight, self.eps, linear.weight, linear.scales, gated)
-        x, residual = norm(update, scale.weight, self.eps, residual, fp8)
-        x = linear(x)
-        return swiglu(x, fp8 and self.down.scales is not None) if gated else x, residual
+        x, residual = norm(self.o(x), self.post_norm.weight, self.eps, residual, fp8)
+        if self.gate_up.scales is None:
+            return self.down(gated_gemm(x, self.gate_up.weight)), residual
+        return self.down(swiglu(self.gate_up(x), fp8 and self.down.scales is not None)), residual
 
 
 class Decoder(nn.Module):

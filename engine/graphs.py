@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from ..kernels import append, append_attention
-from ..kernels.paged_attention import arrival_counts
 from .cache import most_pages
 from .plan import Plan
 
@@ -138,7 +137,6 @@ class DecoderGraph:
         pages = most_pages(forward.max_tokens)
         wide = {"ids": (tokens,), "positions": (3, tokens), "slots": (tokens,), "visual_rows": (visual,), "rows": (rows,)}
         narrow = {"table": (streams, pages), "lengths": (streams,), "holes": (streams, 2), "query_start": (streams + 1,)}
-        narrow["arrivals"] = (arrival_counts(forward.device),)  # zeros, sent along
         self.staging = Staging(wide, narrow, forward.device)
         self.features, self.deepstack = None, None
         if visual:
@@ -153,7 +151,7 @@ class DecoderGraph:
     def run(self, forward, longest):
         """What is captured: hidden rows (R, h)."""
         there = self.staging.device
-        where = [there[name] for name in ("slots", "table", "lengths", "holes", "query_start", "arrivals")]
+        where = (there["slots"], there["table"], there["lengths"], there["holes"], there["query_start"])
         plan = Plan(forward.rope, there["positions"], *where, longest)
         return forward.compute(there["ids"], there["visual_rows"], self.features, self.deepstack, plan, there["rows"])
 

@@ -7,7 +7,6 @@ from itertools import accumulate
 import torch
 
 from ..kernels.append_attention import live_slots
-from ..kernels.paged_attention import arrival_counts
 
 
 @dataclass
@@ -48,22 +47,21 @@ class Plan:
     """Tensors for T new tokens of B streams.
 
     slots (T,) int64: where each token's key and value go, -1 for nowhere; cos, sin (T, D/2) float32; block_table (B, P), lengths (B,),
-    holes (B, 2) and query_start (B + 1,), all int32; arrivals: int32 zeros that the attention of all layers counts in; longest: the most
-    new tokens a stream has. The plain attention alone asks for host values: `batch` has them; without it they are read back.
+    holes (B, 2) and query_start (B + 1,), all int32; longest: the most new tokens a stream has. The plain attention alone asks for host
+    values: `batch` has them; without it they are read back.
     """
 
-    def __init__(self, rope, positions, slots, block_table, lengths, holes, query_start, arrivals, longest, batch=None):
+    def __init__(self, rope, positions, slots, block_table, lengths, holes, query_start, longest, batch=None):
         self.cos, self.sin = rope.angles(positions)
         self.slots, self.block_table, self.lengths, self.holes, self.query_start = slots, block_table, lengths, holes, query_start
-        self.tokens, self.arrivals, self.longest, self.batch = len(slots), arrivals, longest, batch
+        self.tokens, self.longest, self.batch = len(slots), longest, batch
 
     @classmethod
     def of(cls, batch, rope, device):
         """The plan of a batch, copied to the device."""
         contents = (batch.block_table(max(map(len, batch.tables))), batch.lengths, batch.holes, batch.query_start)
         small = (send(torch.tensor(values, dtype=torch.int32), device) for values in contents)
-        arrivals = torch.zeros(arrival_counts(device), dtype=torch.int32, device=device)
-        return cls(rope, send(batch.positions, device), send(batch.slots, device), *small, arrivals, max(batch.counts), batch)
+        return cls(rope, send(batch.positions, device), send(batch.slots, device), *small, max(batch.counts), batch)
 
     @cached_property
     def host_query_start(self):

@@ -61,17 +61,17 @@ def reference_append_attention(q, key_pages, value_pages, slots, query_start):
 @torch.library.custom_op("evostreaming::append_attention", mutates_args=())
 def append_attention_op(
     q: torch.Tensor, key_pages: torch.Tensor, value_pages: torch.Tensor, block_table: torch.Tensor, lengths: torch.Tensor,
-    holes: torch.Tensor, query_start: torch.Tensor, longest: int, arrivals: torch.Tensor | None = None,
+    holes: torch.Tensor, query_start: torch.Tensor, longest: int,
 ) -> torch.Tensor:  # fmt: skip
-    """`append_attention` as an op of PyTorch, so that compilers take it whole; the plan as tensors. It leaves `arrivals` as they were."""
+    """`append_attention` as an op of PyTorch, so that compilers take it whole; the plan as tensors."""
     if runs_on_triton(q, key_pages):
-        return paged_attention(q, key_pages, value_pages, block_table, lengths, holes, query_start, longest, arrivals)
+        return paged_attention(q, key_pages, value_pages, block_table, lengths, holes, query_start, longest)
     slots = live_slots(block_table, lengths, holes)
     return reference_append_attention(q, key_pages, value_pages, slots, query_start.tolist())
 
 
 @append_attention_op.register_fake
-def fake_append_attention(q, key_pages, value_pages, block_table, lengths, holes, query_start, longest, arrivals=None):
+def fake_append_attention(q, key_pages, value_pages, block_table, lengths, holes, query_start, longest):
     return q.new_empty(q.shape)
 
 
@@ -87,6 +87,5 @@ def append_attention(q, key_pages, value_pages, plan):
         # The plan looks up its slots once for all layers; the op would do it in each.
         return reference_append_attention(q, key_pages, value_pages, plan.live_slots, plan.host_query_start)
     if plan.longest == 1:
-        return decode_attention(q, key_pages, value_pages, plan.block_table, plan.lengths, plan.holes, plan.query_start, plan.arrivals)
-    where = (plan.block_table, plan.lengths, plan.holes, plan.query_start)
-    return append_attention_op(q, key_pages, value_pages, *where, plan.longest, plan.arrivals)
+        return decode_attention(q, key_pages, value_pages, plan.block_table, plan.lengths, plan.holes, plan.query_start)
+    return append_attention_op(q, key_pages, value_pages, plan.block_table, plan.lengths, plan.holes, plan.query_start, plan.longest)

@@ -33,12 +33,10 @@ def tile_at(index, lengths, holes, query_start, streams, per_stream, GROUP: tl.c
     """Tile `index` of a head, or a tensor of them: (stream, start, new, length, hole start, hole end, first row, units, spans)."""
     stream, row = index // per_stream, index % per_stream * BLOCK_M
     real = stream < streams
-    # Kept in the L2 cache while a layer's weights pass through: every launch begins by waiting for these numbers.
-    start = tl.load(query_start + stream, real, 0, eviction_policy="evict_last")
-    new = tl.load(query_start + stream + 1, real, 0, eviction_policy="evict_last") - start
-    length = tl.load(lengths + stream, real, 0, eviction_policy="evict_last")
-    hole_start = tl.load(holes + 2 * stream, real, 0, eviction_policy="evict_last")
-    hole_end = tl.load(holes + 2 * stream + 1, real, 0, eviction_policy="evict_last")
+    start = tl.load(query_start + stream, real, 0)
+    new = tl.load(query_start + stream + 1, real, 0) - start
+    length = tl.load(lengths + stream, real, 0)
+    hole_start, hole_end = tl.load(holes + 2 * stream, real, 0), tl.load(holes + 2 * stream + 1, real, 0)
     last = tl.minimum((row + BLOCK_M - 1) // GROUP, new - 1)
     spans = spans_of(length, new, hole_start, hole_end, row // GROUP, last, BLOCK_N)
     units = tl.where(row // GROUP < new, spans[5], 0)

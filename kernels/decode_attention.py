@@ -33,23 +33,22 @@ def reference_decode_attention(q, key_pages, value_pages, block_table, lengths, 
 @torch.library.custom_op("evostreaming::decode_attention", mutates_args=())
 def decode_attention_op(
     q: torch.Tensor, key_pages: torch.Tensor, value_pages: torch.Tensor, block_table: torch.Tensor, lengths: torch.Tensor,
-    holes: torch.Tensor, query_start: torch.Tensor, arrivals: torch.Tensor | None = None,
+    holes: torch.Tensor, query_start: torch.Tensor,
 ) -> torch.Tensor:  # fmt: skip
-    """`decode_attention` as an op of PyTorch, so that compilers take it whole. It leaves `arrivals` as they were."""
+    """`decode_attention` as an op of PyTorch, so that compilers take it whole."""
     if runs_on_triton(q, key_pages):
-        return paged_attention(q, key_pages, value_pages, block_table, lengths, holes, query_start, 1, arrivals)
+        return paged_attention(q, key_pages, value_pages, block_table, lengths, holes, query_start, 1)
     return reference_decode_attention(q, key_pages, value_pages, block_table, lengths, holes, query_start)
 
 
 @decode_attention_op.register_fake
-def fake_decode_attention(q, key_pages, value_pages, block_table, lengths, holes, query_start, arrivals=None):
+def fake_decode_attention(q, key_pages, value_pages, block_table, lengths, holes, query_start):
     return q.new_empty(q.shape)
 
 
-def decode_attention(q, key_pages, value_pages, block_table, lengths, holes, query_start, arrivals=None):
-    """q (T, H, D), T <= B, one row for every stream that has a new token -> (T, H, D). arrivals: zeros that calls share, see
-    `paged_attention`."""
+def decode_attention(q, key_pages, value_pages, block_table, lengths, holes, query_start):
+    """q (T, H, D), T <= B, one row for every stream that has a new token -> (T, H, D)."""
     streams = lengths.shape[0]
     assert q.shape[0] <= streams, f"{q.shape[0]} tokens for {streams} streams: more than one a stream is append_attention's work"
     assert q.shape[1] % key_pages.shape[-2] == 0, f"{q.shape[1]} heads do not divide into {key_pages.shape[-2]} groups"
-    return decode_attention_op(q, key_pages, value_pages, block_table, lengths, holes, query_start, arrivals)
+    return decode_attention_op(q, key_pages, value_pages, block_table, lengths, holes, query_start)

@@ -9,7 +9,7 @@ Floor: N·K·size bytes of weights, 2·T·N·K FLOPs; on an H200 in bf16 the two
 
 PyTorch's call (cuBLAS) does them all but one kind: up to 8 tokens, which read the weight once and do little else (csrc/gemv.cuh and
 csrc/gemv_fp8.cuh; `quantizes` is False for them, since bytes of x count for nothing there and its rounding is saved). Which way a product
-takes depends on its shape alone; `hopper_gemm.MEASURED` lists those for which csrc/gemm_hopper.cuh was measured to be faster.
+takes depends on its shape alone.
 
 fp8 sums are cuBLAS's fast ones, which the tensor cores keep in 14 bits: off by less than 0.5 % at K = 18944, where rounding x and weight to
 fp8 costs 3.7 %. Longer sums would take 9 % more time for a layer at 2176 tokens, and 18 % more at 272.
@@ -21,7 +21,6 @@ import torch
 import torch.nn.functional as F
 
 from . import native
-from .hopper_gemm import hopper_gemm, takes, way_of
 from .product import Product
 from .quantize import FP8, LARGEST
 
@@ -68,9 +67,6 @@ def gemm(x, weight, weight_scales=None):
     assert x.dim() == weight.dim() == 2 and x.shape[1] == weight.shape[1], f"{tuple(x.shape)} against a weight of {tuple(weight.shape)}"
     assert (weight_scales is None) == (weight.dtype != FP8), f"a weight in {weight.dtype} has {'no ' if weight.dtype != FP8 else ''}scales"
     if not few(x, weight):
-        way = way_of(len(x), *weight.shape) if weight_scales is None else None
-        if way is not None and takes(x, weight):
-            return hopper_gemm(x, weight, way)
         return reference_gemm(x, weight, weight_scales)
     return torch.ops.evostreaming.gemv(x, weight) if weight_scales is None else torch.ops.evostreaming.gemv_fp8(x, weight, weight_scales)
 

@@ -1,8 +1,8 @@
 """The paged-attention tiles of 128 rows on Hopper, in Gluon: one warp copies pages, two warpgroups of 64 rows multiply.
 
-Same shares, tiles, units and partial sums as in `paged_attention`; only the inside of a tile differs. A warpgroup starts the scores of the
-next unit before it weighs the values of the last one, so tensor cores run through the softmax (the schedule of FlashAttention-3, section
-3.2). Arrivals are counted for each half of a tile, so neither warpgroup waits for the other.
+Same shares, tiles, units and partial sums as `paged_attention`, which also merges them; only the inside of a tile differs. A warpgroup
+starts the scores of the next unit before it weighs the values of the last one, so tensor cores run through the softmax (the schedule of
+FlashAttention-3, section 3.2).
 """
 
 from .attention_schedule import COUNTS, schedule, tile_at, turned, unit_at
@@ -16,7 +16,7 @@ def _copy(line, cut, keys, values, k_tiles, v_tiles, bars, D: gl.constexpr, GROU
     table, lengths, holes, query_start, streams, per_stream, table_width = line
     k_full, k_free, v_full, v_free = bars
     turn = 0
-    at, stop, head, mine, begin, _ = cut
+    at, stop, head, mine, begin = cut
     origin = at
     while at < stop:
         stream, _, _, _, _, hole_end, _, units, spans = tile_at(
@@ -28,7 +28,7 @@ def _copy(line, cut, keys, values, k_tiles, v_tiles, bars, D: gl.constexpr, GROU
         for index in range(first, until - begin):
             taken = gl.where(index < clean, turned(index, first, clean, clock, period), index)
             unit = unit_at(taken, spans, hole_end, BLOCK_N)
-            page = gl.load(table + stream * table_width + unit * BLOCK_N // PAGE_SIZE, eviction_policy="evict_last")
+            page = gl.load(table + stream * table_width + unit * BLOCK_N // PAGE_SIZE)
             where = page * PAGE_SIZE + unit * BLOCK_N % PAGE_SIZE
             stage = turn % STAGES
             phase = (turn // STAGES & 1) ^ 1
@@ -102,9 +102,8 @@ def _turn(block_q, weight, acc, peak, total, limit, hole_start, hole_end, unit, 
 
 
 @gluon.jit
-def _multiply(half: gl.constexpr, line, cut, q, out, partials, arrivals, scale, q_tile, k_tiles, v_tiles, bars,
-              KV_HEADS: gl.constexpr, GROUP: gl.constexpr, D: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
-              MERGE: gl.constexpr):
+def _multiply(half: gl.constexpr, line, cut, q, out, partials, scale, q_tile, k_tiles, v_tiles, bars, KV_HEADS: gl.constexpr,
+              GROUP: gl.constexpr, D: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr):
     """Attention of rows 64 · half and on of every tile of a share."""
     _, lengths, holes, query_start, streams, per_stream, _ = line
     k_full, k_free, v_full, v_free = bars
@@ -112,8 +111,10 @@ def _multiply(half: gl.constexpr, line, cut, q, out, partials, arrivals, scale, 
     acc_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
     read_layout: gl.constexpr = gl.BlockedLayout([1, 8], [256 // D, D // 8], [4, 1], [1, 0])
     dtype: gl.constexpr = k_tiles.dtype
+    program = gl.program_id(0)
     turn = 0
-    at, stop, head, mine, begin, share = cut
+    at, stop, head, mine, begin = cut
+    origin = at
     while at < stop:
         _, start, new, length, hole_start, hole_end, row, units, spans = tile_at(
             mine, lengths, holes, query_start, streams, per_stream, GROUP, 128, BLOCK_N)
@@ -159,9 +160,11 @@ def _multiply(half: gl.constexpr, line, cut, q, out, partials, arrivals, scale, 
             acc = hopper.warpgroup_mma_wait(0, deps=[hopper.warpgroup_mma(weight, v_tiles.index(before), acc, is_async=True)])
             hopper.mbarrier.arrive(v_free.index(before), count=1)
 
+            whole = (at == begin) & (until == end)
             place = (start.to(gl.int64) * KV_HEADS + head) * GROUP
-            _finish(acc, peak, total, out + place * D, row, new * GROUP, partials, arrivals, begin, end, share, half, KV_HEADS, GROUP, D,
-                    MERGE)
+            slot = 2 * program + (begin > origin).to(gl.int32)
+            _finish(acc, peak, total, whole, out + place * D, row, new * GROUP, partials + slot.to(gl.int64) * (128 * (D + 2)), half,
+                    KV_HEADS, GROUP, D)
         at = gl.maximum(until, at)
         begin = end
         mine += 1
@@ -171,69 +174,22 @@ def _multiply(half: gl.constexpr, line, cut, q, out, partials, arrivals, scale, 
 
 
 @gluon.jit
-def _finish(acc, peak, total, out, row, rows, partials, arrivals, begin, end, share, half: gl.constexpr, KV_HEADS: gl.constexpr,
-            GROUP: gl.constexpr, D: gl.constexpr, MERGE: gl.constexpr):
-    """Write 64 rows of results; or of partial sums where a tile has more parts, and the results behind the last of them."""
+def _finish(acc, peak, total, whole, out, row, rows, partial, half: gl.constexpr, KV_HEADS: gl.constexpr, GROUP: gl.constexpr,
+            D: gl.constexpr):
+    """Write 64 rows of results, or of partial sums when the tile has other parts."""
     layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
-    total = gl.convert_layout(total, gl.SliceLayout(1, layout))
     inside = gl.arange(0, 64, layout=gl.SliceLayout(1, layout))
     columns = gl.arange(0, D, layout=gl.SliceLayout(0, layout))
-    first, last = begin // share, (end - 1) // share
-    done = first == last
-    if first < last:
-        mine, sums = _part(partials, gl.program_id(0), begin, share, half, D)
-        gl.store(mine + inside[:, None] * D + columns[None, :], acc)
-        gl.store(sums + inside, gl.convert_layout(peak, gl.SliceLayout(1, layout)))
-        gl.store(sums + 128 + inside, total)
-        if MERGE:
-            # One thread counts for all: this barrier puts their stores before its release. Its acquire reaches their loads with the count.
-            gl.thread_barrier()
-            counter = arrivals + 2 * first + half
-            done = gl.atomic_add(counter, 1, sem="acq_rel", scope="gpu") == last - first
-            if done:
-                gl.store(counter, 0)  # for the next launch
-                acc, total = _merge(partials, begin, share, first, last, half, D)
-    if done:
-        rank = row + inside
-        place = (rank // GROUP).to(gl.int64) * (KV_HEADS * GROUP) + rank % GROUP
-        gl.store(out + place[:, None] * D + columns[None, :], (acc / total[:, None]).to(out.dtype.element_ty), (rank < rows)[:, None])
-
-
-@gluon.jit
-def _merge(partials, begin, share, first, last, half: gl.constexpr, D: gl.constexpr):
-    """Sums of 64 rows over programs first..last, in this order: (acc, total). Loads run one part ahead."""
-    layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
-    inside = gl.arange(0, 64, layout=gl.SliceLayout(1, layout))
-    place = inside[:, None] * D + gl.arange(0, D, layout=gl.SliceLayout(0, layout))[None, :]
-    acc = gl.zeros([64, D], gl.float32, layout)
-    peak = gl.full([64], -1e30, gl.float32, gl.SliceLayout(1, layout))
-    total = gl.zeros([64], gl.float32, gl.SliceLayout(1, layout))
-    values, its_peak, its_total = _load_part(partials, first, begin, share, place, inside, half, D)
-    for program in range(first, last + 1):
-        following = _load_part(partials, gl.minimum(program + 1, last), begin, share, place, inside, half, D)
-        higher = gl.maximum(peak, its_peak)
-        shrink, weight = gl.exp2(peak - higher), gl.exp2(its_peak - higher)
-        acc = acc * shrink[:, None] + values * weight[:, None]
-        total = total * shrink + its_total * weight
-        peak = higher
-        values, its_peak, its_total = following
-    return acc, total
-
-
-@gluon.jit
-def _load_part(partials, program, begin, share, place, inside, half: gl.constexpr, D: gl.constexpr):
-    """A program's partial sums of 64 rows: (values, peak, total)."""
-    part, sums = _part(partials, program, begin, share, half, D)
-    values = gl.load(part + place, cache_modifier=".cg")
-    return values, gl.load(sums + inside, cache_modifier=".cg"), gl.load(sums + 128 + inside, cache_modifier=".cg")
-
-
-@gluon.jit
-def _part(partials, program, begin, share, half: gl.constexpr, D: gl.constexpr):
-    """Where a program leaves partial sums of half of the tile that begins at `begin`: (values, peaks), totals 128 behind the peaks."""
-    slot = 2 * program + (begin > program * share).to(gl.int32)
-    part = partials + slot.to(gl.int64) * (128 * (D + 2))
-    return part + 64 * half * D, part + 128 * D + 64 * half
+    total = gl.convert_layout(total, gl.SliceLayout(1, layout))
+    if whole:
+        mine = row + inside
+        place = (mine // GROUP).to(gl.int64) * (KV_HEADS * GROUP) + mine % GROUP
+        gl.store(out + place[:, None] * D + columns[None, :], (acc / total[:, None]).to(out.dtype.element_ty), (mine < rows)[:, None])
+    else:
+        inside += 64 * half
+        gl.store(partial + inside[:, None] * D + columns[None, :], acc)
+        gl.store(partial + 128 * D + inside, gl.convert_layout(peak, gl.SliceLayout(1, layout)))
+        gl.store(partial + 128 * (D + 1) + inside, total)
 
 
 @gluon.jit
@@ -249,9 +205,9 @@ def _clear(tile, live, D: gl.constexpr, BLOCK_N: gl.constexpr):
 
 
 @gluon.jit(do_not_specialize=COUNTS)
-def hopper_kernel(q, keys, values, out, partials, arrivals, table, lengths, holes, query_start, streams, per_stream, table_width, scale,
-                  LEAST, KV_HEADS: gl.constexpr, GROUP: gl.constexpr, D: gl.constexpr, PAGE_SIZE: gl.constexpr, BLOCK_M: gl.constexpr,
-                  BLOCK_N: gl.constexpr, TILES: gl.constexpr, STAGES: gl.constexpr, MERGE: gl.constexpr):
+def hopper_kernel(q, keys, values, out, partials, table, lengths, holes, query_start, streams, per_stream, table_width, scale, LEAST,
+                  KV_HEADS: gl.constexpr, GROUP: gl.constexpr, D: gl.constexpr, PAGE_SIZE: gl.constexpr, BLOCK_M: gl.constexpr,
+                  BLOCK_N: gl.constexpr, TILES: gl.constexpr, STAGES: gl.constexpr):
     gl.static_assert(BLOCK_M == 128, "two warpgroups of 64 rows")
     program = gl.program_id(0)
     tile = gl.arange(0, TILES, layout=gl.BlockedLayout([1], [32], [4], [0]))
@@ -279,12 +235,12 @@ def hopper_kernel(q, keys, values, out, partials, arrivals, table, lengths, hole
         hopper.mbarrier.init(v_free.index(stage), count=2)
     hopper.fence_async_shared()
     bars = (k_full, k_free, v_full, v_free)
-    cut = (at, stop, head, mine, begin, share)
+    cut = (at, stop, head, mine, begin)
     line = (table, lengths, holes, query_start, streams, per_stream, table_width)
     gl.warp_specialize([
-        (_multiply, (0, line, cut, q, out, partials, arrivals, scale, q_tiles.index(0), k_tiles, v_tiles, bars, KV_HEADS, GROUP, D,
-                     BLOCK_N, STAGES, MERGE)),
-        (_multiply, (1, line, cut, q, out, partials, arrivals, scale, q_tiles.index(1), k_tiles, v_tiles, bars, KV_HEADS, GROUP, D,
-                     BLOCK_N, STAGES, MERGE)),
+        (_multiply, (0, line, cut, q, out, partials, scale, q_tiles.index(0), k_tiles, v_tiles, bars, KV_HEADS, GROUP, D,
+                     BLOCK_N, STAGES)),
+        (_multiply, (1, line, cut, q, out, partials, scale, q_tiles.index(1), k_tiles, v_tiles, bars, KV_HEADS, GROUP, D,
+                     BLOCK_N, STAGES)),
         (_copy, (line, cut, keys, values, k_tiles, v_tiles, bars, D, GROUP, BLOCK_N, STAGES, PAGE_SIZE)),
     ], [4, 1], [240, 24])

@@ -1,9 +1,7 @@
 """The Triton kernels behind `append_attention` and `decode_attention`: grouped-query attention over pages.
 
-Each program works through its part of the line of `attention_schedule`. A tile that one program holds alone is written at once. Programs
-that share one leave partial sums (weighted values, peak and total of every row in float32) and count their arrivals; the last to arrive
-merges the parts of all, always in the same order, and sets the count back to zero. Where tiles are few, as for one token or the tokens of a
-marker, dozens have a part of each, too many for one program to read while the others have nothing to do: there a second kernel merges.
+Each program works through its part of the line of `attention_schedule`. A tile that one program holds alone is written at once; the others
+leave partial sums (weighted values, peak and total of every row in float32) that a second kernel merges.
 """
 
 from functools import cache
@@ -17,7 +15,6 @@ from .optional_triton import TensorDescriptor, TileDescriptor, gl, jit, tl, trit
 
 PAGE = 128
 LOG2_E = 1.4426950408889634
-MOST = 12  # parts of a tile, on average, that the program which arrives last merges by itself
 # Rows of 128 bytes, swizzled as wgmma reads them.
 TILE_LAYOUT = gl.NVMMASharedLayout(128, 16, 2) if triton is not None else None
 
@@ -32,11 +29,6 @@ class Config(NamedTuple):
     occupancy: int
     hopper: bool = False
     least: int = 2  # units in a share; fewer would cost more in merging than they save
-
-    @property
-    def parts(self):
-        """Parts that the Triton kernel merges at a time: as many as fill the registers of its threads."""
-        return max(1, 16 * self.warps // self.block_m)
 
 
 def choose_config(rows, capability):
@@ -55,7 +47,7 @@ def _attend(q, acc, peak, total, keys, values, table, head, limit, length, hole_
             D: tl.constexpr, BLOCK_N: tl.constexpr, PAGE_SIZE: tl.constexpr, STAGES: tl.constexpr, MASKED: tl.constexpr):
     """Online softmax over units first..last of a tile; (acc, peak, total) are the running sums, the peak in units of log2."""
     unit = unit_at(first if MASKED else turned(first, first, last, clock, period), spans, hole_end, BLOCK_N)
-    page = tl.load(table + unit * BLOCK_N // PAGE_SIZE, first < last, 0, eviction_policy="evict_last")
+    page = tl.load(table + unit * BLOCK_N // PAGE_SIZE, first < last, 0)
     for index in tl.range(first, last, num_stages=STAGES):
         row = page * PAGE_SIZE + unit * BLOCK_N % PAGE_SIZE
         k = keys.load([row, head * D])
@@ -70,7 +62,7 @@ def _attend(q, acc, peak, total, keys, values, table, head, limit, length, hole_
         # The next unit's page is looked up one turn ahead: its latency would stall the copy of the tile.
         following = tl.minimum(index + 1, last - 1)
         unit = unit_at(following if MASKED else turned(following, first, last, clock, period), spans, hole_end, BLOCK_N)
-        page = tl.load(table + unit * BLOCK_N // PAGE_SIZE, eviction_policy="evict_last")
+        page = tl.load(table + unit * BLOCK_N // PAGE_SIZE)
         higher = tl.maximum(peak, tl.max(score, 1) * scale)
         weight = tl.exp2(score * scale - higher[:, None])
         shrink = tl.exp2(peak - higher)
@@ -81,9 +73,9 @@ def _attend(q, acc, peak, total, keys, values, table, head, limit, length, hole_
 
 
 @jit(do_not_specialize=COUNTS)
-def _attention_kernel(q, keys, values, out, partials, arrivals, table, lengths, holes, query_start, streams, per_stream, table_width,
-                      scale, LEAST, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, PAGE_SIZE: tl.constexpr,
-                      BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, TILES: tl.constexpr, STAGES: tl.constexpr, PARTS: tl.constexpr):
+def _attention_kernel(q, keys, values, out, partials, table, lengths, holes, query_start, streams, per_stream, table_width, scale, LEAST,
+                      KV_HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, PAGE_SIZE: tl.constexpr, BLOCK_M: tl.constexpr,
+                      BLOCK_N: tl.constexpr, TILES: tl.constexpr, STAGES: tl.constexpr):
     program = tl.program_id(0)
     tile = tl.arange(0, TILES)
     _, ends, per_head, share = schedule(
@@ -104,9 +96,9 @@ def _attention_kernel(q, keys, values, out, partials, arrivals, table, lengths, 
         token = tl.minimum(rows // GROUP, new - 1)
         real = rows < new * GROUP
         columns = tl.arange(0, D)
-        origin_of = (start.to(tl.int64) * KV_HEADS + head) * GROUP * D
-        place = (token * (KV_HEADS * GROUP) + rows % GROUP)[:, None] * D + columns[None, :]
-        block_q = tl.load(q + origin_of + place, real[:, None], 0.0)
+        where = ((start + token).to(tl.int64) * KV_HEADS + head) * GROUP + rows % GROUP
+        place = where[:, None] * D + columns[None, :]
+        block_q = tl.load(q + place, real[:, None], 0.0)
         acc = tl.zeros([BLOCK_M, D], tl.float32)
         # A finite floor: a row that sees nothing of a unit must not compute inf - inf.
         peak = tl.full([BLOCK_M], -1e30, tl.float32)
@@ -122,73 +114,71 @@ def _attention_kernel(q, keys, values, out, partials, arrivals, table, lengths, 
                                    tl.maximum(at, clean) - begin, until - begin, clock, period, scale, D, BLOCK_N, PAGE_SIZE, STAGES,
                                    True)
 
-        first, last = begin // share, (end - 1) // share
-        if first == last:
-            tl.store(out + origin_of + place, (acc / total[:, None]).to(out.dtype.element_ty), real[:, None])
+        if (at == begin) & (until == end):
+            tl.store(out + place, (acc / total[:, None]).to(out.dtype.element_ty), real[:, None])
         else:
-            part, sums = _part(partials, program, begin, share, BLOCK_M, D)
+            slot = 2 * program + (begin > origin).to(tl.int32)
+            partial = partials + slot.to(tl.int64) * (BLOCK_M * (D + 2))
             inside = tl.arange(0, BLOCK_M)
-            tl.store(part + inside[:, None] * D + columns[None, :], acc, real[:, None])
-            tl.store(sums + inside, peak, real)
-            tl.store(sums + BLOCK_M + inside, total, real)
-            if PARTS > 0:
-                # One thread counts for all: this barrier puts their stores before its release; its acquire reaches their loads with the
-                # count.
-                tl.debug_barrier()
-                arrived = tl.atomic_add(arrivals + first, 1, sem="acq_rel", scope="gpu")
-                if arrived == last - first:
-                    tl.store(arrivals + first, 0)  # for the next launch
-                    merged = _merge(partials, begin, share, first, last, real, BLOCK_M, D, PARTS)
-                    tl.store(out + origin_of + place, merged.to(out.dtype.element_ty), real[:, None])
+            tl.store(partial + inside[:, None] * D + columns[None, :], acc)
+            tl.store(partial + BLOCK_M * D + inside, peak)
+            tl.store(partial + BLOCK_M * (D + 1) + inside, total)
         at = until
 
 
 @jit
-def _part(partials, program, begin, share, BLOCK_M: tl.constexpr, D: tl.constexpr):
-    """Where a program leaves its partial sums of the tile that begins at `begin`: (values, peaks), totals BLOCK_M behind the peaks."""
-    slot = 2 * program + (begin > program * share).to(tl.int32)  # the tile it begins with, or the one it ends with
-    values = partials + slot.to(tl.int64) * (BLOCK_M * (D + 2))
-    return values, values + BLOCK_M * D
-
-
-@jit
-def _merge(partials, begin, share, first, last, real, BLOCK_M: tl.constexpr, D: tl.constexpr, PARTS: tl.constexpr):
-    """The attention of a tile from the parts of programs first..last, PARTS of them at a time and always in this order."""
-    inside = tl.arange(0, BLOCK_M)[None, :]
-    columns = tl.arange(0, D)[None, None, :]
-    acc = tl.zeros([BLOCK_M, D], tl.float32)
-    peak = tl.full([BLOCK_M], -1e30, tl.float32)
-    total = tl.zeros([BLOCK_M], tl.float32)
-    for some in range(first, last + 1, PARTS):
-        program = some + tl.arange(0, PARTS)
-        there = (program <= last)[:, None] & real[None, :]
-        part, sums = _part(partials, program[:, None], begin, share, BLOCK_M, D)
-        values = tl.load(part[:, :, None] + inside[:, :, None] * D + columns, there[:, :, None], 0.0, cache_modifier=".cg")
-        peaks = tl.load(sums + inside, there, -1e30, cache_modifier=".cg")
-        totals = tl.load(sums + BLOCK_M + inside, there, 0.0, cache_modifier=".cg")
-        higher = tl.maximum(peak, tl.max(peaks, 0))
-        shrink, weight = tl.exp2(peak - higher), tl.exp2(peaks - higher[None, :])
-        acc = acc * shrink[:, None] + tl.sum(values * weight[:, :, None], 0)
-        total = total * shrink + tl.sum(totals * weight, 0)
-        peak = higher
-    return acc / total[:, None]
+def _parts(mine, head, lengths, holes, query_start, streams, per_stream, programs, LEAST, KV_HEADS: tl.constexpr, GROUP: tl.constexpr,
+           BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, TILES: tl.constexpr):
+    """The programs first..last that share tile `mine` of a head, their share, and where the tile begins."""
+    tile = tl.arange(0, TILES)
+    units, ends, per_head, share = schedule(tile, lengths, holes, query_start, streams, per_stream, programs, LEAST, KV_HEADS,
+                                              GROUP, BLOCK_M, BLOCK_N)
+    end = head * per_head + tl.sum(tl.where(tile == mine, ends, 0), 0)
+    begin = end - tl.sum(tl.where(tile == mine, units, 0), 0)
+    return begin // share, tl.where(begin < end, (end - 1) // share, begin // share), share, begin
 
 
 @jit(do_not_specialize=COUNTS)
-def _merge_rows_kernel(out, partials, lengths, holes, query_start, streams, per_stream, programs, LEAST, KV_HEADS: tl.constexpr,
-                        GROUP: tl.constexpr, D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, TILES: tl.constexpr,
-                        PARTS: tl.constexpr):
-    """Merge the partial sums of one row of a stream that is one tile, PARTS programs at a time."""
-    stream, head, row = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    tile = tl.arange(0, TILES)
-    units, ends, per_head, share = schedule(
-        tile, lengths, holes, query_start, streams, per_stream, programs, LEAST, KV_HEADS, GROUP, BLOCK_M, BLOCK_N)
-    end = head * per_head + tl.sum(tl.where(tile == stream, ends, 0), 0)
-    begin = end - tl.sum(tl.where(tile == stream, units, 0), 0)
-    first, last = begin // share, (end - 1) // share
+def _merge_kernel(out, partials, lengths, holes, query_start, streams, per_stream, programs, LEAST, KV_HEADS: tl.constexpr,
+                  GROUP: tl.constexpr, D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, TILES: tl.constexpr,
+                  ROWS: tl.constexpr):
+    """Merge the partial sums of ROWS rows of a tile that a few programs shared, one program after another."""
+    mine, head = tl.program_id(0), tl.program_id(1)
+    first, last, share, begin = _parts(mine, head, lengths, holes, query_start, streams, per_stream, programs, LEAST, KV_HEADS, GROUP,
+                                       BLOCK_M, BLOCK_N, TILES)
+    if first == last:
+        return
+    inside = tl.program_id(2) * ROWS + tl.arange(0, ROWS)
+    columns = tl.arange(0, D)
+    acc = tl.zeros([ROWS, D], tl.float32)
+    peak = tl.full([ROWS], -1e30, tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    for program in range(first, last + 1):
+        slot = 2 * program + (begin > program * share).to(tl.int32)
+        partial = partials + slot.to(tl.int64) * (BLOCK_M * (D + 2))
+        its_peak = tl.load(partial + BLOCK_M * D + inside)
+        higher = tl.maximum(peak, its_peak)
+        shrink, weight = tl.exp2(peak - higher), tl.exp2(its_peak - higher)
+        acc = acc * shrink[:, None] + tl.load(partial + inside[:, None] * D + columns[None, :]) * weight[:, None]
+        total = total * shrink + tl.load(partial + BLOCK_M * (D + 1) + inside) * weight
+        peak = higher
+    stream = mine // per_stream
     start = tl.load(query_start + stream)
     new = tl.load(query_start + stream + 1) - start
-    if (first == last) | (row >= new * GROUP):
+    rows = mine % per_stream * BLOCK_M + inside
+    where = ((start + rows // GROUP).to(tl.int64) * KV_HEADS + head) * GROUP + rows % GROUP
+    tl.store(out + where[:, None] * D + columns[None, :], (acc / total[:, None]).to(out.dtype.element_ty), (rows < new * GROUP)[:, None])
+
+
+@jit(do_not_specialize=COUNTS)
+def _merge_token_kernel(out, partials, lengths, holes, query_start, streams, per_stream, programs, LEAST, KV_HEADS: tl.constexpr,
+                        GROUP: tl.constexpr, D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, TILES: tl.constexpr,
+                        PARTS: tl.constexpr):
+    """Merge the partial sums of one row of a one-token tile, PARTS programs at a time: all programs may have shared it."""
+    stream, head, row = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    first, last, share, begin = _parts(stream, head, lengths, holes, query_start, streams, per_stream, programs, LEAST, KV_HEADS, GROUP,
+                                       BLOCK_M, BLOCK_N, TILES)
+    if first == last:
         return
     columns = tl.arange(0, D)
     acc = tl.zeros([D], tl.float32)
@@ -197,16 +187,17 @@ def _merge_rows_kernel(out, partials, lengths, holes, query_start, streams, per_
     for some in range(first, last + 1, PARTS):
         program = some + tl.arange(0, PARTS)
         real = program <= last
-        part, sums = _part(partials, program, begin, share, BLOCK_M, D)
-        values = tl.load(part[:, None] + row * D + columns[None, :], real[:, None], 0.0)
-        peaks = tl.load(sums + row, real, -1e30)
-        totals = tl.load(sums + BLOCK_M + row, real, 0.0)
+        slot = 2 * program + (begin > program * share).to(tl.int32)
+        partial = partials + slot.to(tl.int64) * (BLOCK_M * (D + 2))
+        values = tl.load(partial[:, None] + row * D + columns[None, :], real[:, None], 0.0)
+        peaks = tl.load(partial + BLOCK_M * D + row, real, -1e30)
+        totals = tl.load(partial + BLOCK_M * (D + 1) + row, real, 0.0)
         higher = tl.maximum(peak, tl.max(peaks, 0))
         shrink, weight = tl.exp2(peak - higher), tl.exp2(peaks - higher)
         acc = acc * shrink + tl.sum(values * weight[:, None], 0)
         total = total * shrink + tl.sum(totals * weight, 0)
         peak = higher
-    where = ((start + row // GROUP).to(tl.int64) * KV_HEADS + head) * GROUP + row % GROUP
+    where = (tl.load(query_start + stream).to(tl.int64) * KV_HEADS + head) * GROUP + row
     tl.store(out + where * D + columns, (acc / total).to(out.dtype.element_ty))
 
 
@@ -233,37 +224,30 @@ def describe(pages, config):
     return TensorDescriptor.from_tensor(flat, block)
 
 
-def arrival_counts(device):
-    """How many int32 counts `paged_attention` needs on a device: one a program, or two where only one runs on each multiprocessor."""
-    return 2 * device_facts(device)[0]
-
-
-def paged_attention(q, key_pages, value_pages, block_table, lengths, holes, query_start, longest, arrivals=None, config=None):
+def paged_attention(q, key_pages, value_pages, block_table, lengths, holes, query_start, longest, config=None):
     """q (T, H, D) over pages (N, 128, K, D): (T, H, D). `longest`, a host int, bounds the new tokens of a stream; it and the shapes alone
-    fix the launch, so a captured graph stays right when the device tensors change. `arrivals` (`arrival_counts`,) int32 holds zeros, and
-    does again behind the call: calls one behind the other share it. Without it the call makes its own."""
+    fix the launch, so a captured graph stays right when the device tensors change."""
     heads, dim = q.shape[1:]
     kv_heads = key_pages.shape[2]
     group, streams = heads // kv_heads, lengths.shape[0]
     processors, capability = device_facts(q.device)
     config = config or choose_config(longest * group, capability)
-    if arrivals is None:
-        arrivals = torch.zeros(arrival_counts(q.device), dtype=torch.int32, device=q.device)
     per_stream = triton.cdiv(longest * group, config.block_m)
     tiles = max(128, triton.next_power_of_2(streams * per_stream))
     programs = processors * config.occupancy
     out = torch.empty_like(q)
     partials = torch.empty(2 * programs * config.block_m * (dim + 2), dtype=torch.float32, device=q.device)
     shape = dict(KV_HEADS=kv_heads, GROUP=group, D=dim, BLOCK_M=config.block_m, BLOCK_N=config.block_n, TILES=tiles)
-    apart = longest == 1 or (per_stream == 1 and streams * kv_heads * MOST <= programs)
-    kernel, own = (hopper_kernel, {"MERGE": not apart}) if config.hopper else (_attention_kernel, {"PARTS": 0 if apart else config.parts})
+    kernel = hopper_kernel if config.hopper else _attention_kernel
     kernel[(programs,)](
-        q, describe(key_pages, config), describe(value_pages, config), out, partials, arrivals, block_table, lengths, holes, query_start,
-        streams, per_stream, block_table.stride(0), LOG2_E * dim**-0.5, config.least, **shape, PAGE_SIZE=PAGE, STAGES=config.stages, **own,
-        num_warps=config.warps,
-    )  # fmt: skip
-    if apart:
-        _merge_rows_kernel[(streams, kv_heads, longest * group)](
-            out, partials, lengths, holes, query_start, streams, per_stream, programs, config.least, **shape, PARTS=64, num_warps=4
-        )
+        q, describe(key_pages, config), describe(value_pages, config), out, partials, block_table, lengths, holes, query_start, streams,
+        per_stream, block_table.stride(0), LOG2_E * dim**-0.5, config.least, **shape, PAGE_SIZE=PAGE,
+        STAGES=config.stages, num_warps=config.warps,
+    )
+    merged = (out, partials, lengths, holes, query_start, streams, per_stream, programs, config.least)
+    if longest == 1:
+        _merge_token_kernel[(streams, kv_heads, group)](*merged, **shape, PARTS=64, num_warps=4)
+    else:
+        rows = min(16, config.block_m)
+        _merge_kernel[(streams * per_stream, kv_heads, config.block_m // rows)](*merged, **shape, ROWS=rows, num_warps=4)
     return out

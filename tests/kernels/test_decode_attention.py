@@ -61,9 +61,9 @@ def test_compiles_for_hopper(compile_for_hopper):
     config = paged_attention.choose_config(7, 9)
     tile = f"tensordesc<bf16[{config.block_n}, 128]>"
     pointers = dict.fromkeys(("table", "lengths", "holes", "query_start"), "*i32")
-    signature = dict(q="*bf16", keys=tile, values=tile, out="*bf16", partials="*fp32", arrivals="*i32") | pointers
+    signature = dict(q="*bf16", keys=tile, values=tile, out="*bf16", partials="*fp32") | pointers
     signature |= dict(streams="i32", per_stream="i32", table_width="i32", scale="fp32", LEAST="i32")
-    tiles = dict(BLOCK_M=config.block_m, BLOCK_N=config.block_n, TILES=128, STAGES=config.stages, PARTS=0)
+    tiles = dict(BLOCK_M=config.block_m, BLOCK_N=config.block_n, TILES=128, STAGES=config.stages)
     constants = dict(KV_HEADS=4, GROUP=7, D=128, PAGE_SIZE=128) | tiles
     build = compile_for_hopper(paged_attention._attention_kernel, signature, constants, config.warps)
     assert build.stack == 0, "registers spill"

@@ -83,18 +83,6 @@ __device__ __forceinline__ void barrier_wait(std::uint32_t barrier, int parity) 
 // Threads of one warpgroup; barrier 0 is that of the whole CTA.
 __device__ __forceinline__ void warpgroup_sync(int group) { asm volatile("bar.sync %0, 128;" ::"r"(group + 1) : "memory"); }
 
-// A counter in global memory. What this thread, and those it met at a barrier, wrote before it counted up is seen by whoever sees the count.
-__device__ __forceinline__ int count_up(int* counter) {
-  int before;
-  asm volatile("atom.add.acq_rel.gpu.global.s32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
-  return before;
-}
-__device__ __forceinline__ int count_of(const int* counter) {
-  int count;
-  asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(count) : "l"(counter) : "memory");
-  return count;
-}
-
 // What the L2 cache does with the lines of a copy: lets them go last, as any other, first.
 __device__ __forceinline__ std::uint64_t evict_last() {
   std::uint64_t policy;
@@ -128,6 +116,23 @@ __device__ __forceinline__ void copy_box(const CUtensorMap& map, std::uint32_t t
         "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster.L2::cache_hint "
         "[%0], [%1, {%3, %4}], [%2], %5, %6;" ::"r"(to),
         "l"(reinterpret_cast<std::uint64_t>(&map)), "r"(barrier), "r"(column), "r"(row), "h"(mask), "l"(policy)
+        : "memory");
+}
+
+// The same of a map of sixteens, from number `sixteen` on.
+__device__ __forceinline__ void copy_sixteens(const CUtensorMap& map, std::uint32_t to, std::uint32_t barrier, int column, int sixteen,
+                                              std::uint16_t mask, std::uint64_t policy) {
+  if ((mask & (mask - 1)) == 0)
+    asm volatile(
+        "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+        "[%0], [%1, {%3, %6, %6, %4}], [%2], %5;" ::"r"(to),
+        "l"(reinterpret_cast<std::uint64_t>(&map)), "r"(barrier), "r"(column), "r"(sixteen), "l"(policy), "r"(0)
+        : "memory");
+  else
+    asm volatile(
+        "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster.L2::cache_hint "
+        "[%0], [%1, {%3, %7, %7, %4}], [%2], %5, %6;" ::"r"(to),
+        "l"(reinterpret_cast<std::uint64_t>(&map)), "r"(barrier), "r"(column), "r"(sixteen), "h"(mask), "l"(policy), "r"(0)
         : "memory");
 }
 

@@ -1,34 +1,30 @@
-// The launch of the Hopper product: its tensor maps, its schedule and its kernel for a size of tile.
+// The launch of the gated product: its tensor maps and its kernel for a size of tile.
 #pragma once
 
 #include <atomic>
 
-#include "gemm_hopper.cuh"
+#include "gated_gemm.cuh"
 
 namespace evostreaming::hopper {
 
 constexpr int kMostShared = 227 * 1024 - 512;  // bytes of shared memory a CTA can ask for, less what the kernel declares
 constexpr int kDevices = 64;
 
-// How a product is computed. tile: tokens of a CTA; rows, columns: CTAs of a cluster along weight rows and along tokens; stages: of the ring, 2 at
-// least since a stage is left one block later, or 0 for as many as fit; split: whether tiles are cut so that all clusters end at once.
+// How a product is computed. tile, height: tokens and weight rows of a CTA; rows, columns: CTAs of a cluster along weight rows and along tokens.
 struct Way {
-  int tile, rows, columns, stages;
-  bool split;
+  int tile, height, rows, columns;
 };
 
 struct Problem {
-  const __nv_bfloat16 *x, *weight;  // (tokens, depth), (width, depth)
-  __nv_bfloat16* out;               // (tokens, width)
-  void* workspace;                  // zeros in its first kCounters words; it is left so
-  std::int64_t workspace_words;
+  const __nv_bfloat16 *x, *weight, *bias;  // (tokens, depth); (2 * width, depth), gates first; (2 * width,) or null
+  __nv_bfloat16* out;                      // (tokens, width)
   int tokens, width, depth;
-  bool gated;  // out is (tokens, width / 2): of each 16 weight rows, the first 8 are gates of the others
 };
 
-// The map of a matrix (rows, depth) of bf16 from which boxes of `box` rows by kDepth columns are copied. The driver's function is asked for at
-// run time: the library then loads on machines that have no driver.
-inline cudaError_t encode(CUtensorMap& map, const void* matrix, int rows, int depth, int box) {
+// The map of a matrix (rows, depth) of bf16 from which boxes of `box` rows by kDepth columns are copied; sixteens: of a weight, whose rows then
+// come eight gates, the eight of what they gate, the next eight gates. The driver's function is asked for at run time: the library then loads on
+// machines that have no driver.
+inline cudaError_t encode(CUtensorMap& map, const void* matrix, int rows, int depth, int box, bool sixteens) {
   static void* found = nullptr;
   if (found == nullptr) {
     cudaDriverEntryPointQueryResult result;
@@ -36,24 +32,37 @@ inline cudaError_t encode(CUtensorMap& map, const void* matrix, int rows, int de
     if (error != cudaSuccess) return error;
     if (result != cudaDriverEntryPointSuccess) return cudaErrorNotSupported;
   }
-  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(depth), static_cast<cuuint64_t>(rows)};
-  const cuuint64_t stride = sizes[0] * sizeof(__nv_bfloat16);
-  const cuuint32_t boxes[2] = {kDepth, static_cast<cuuint32_t>(box)}, steps[2] = {1, 1};
+  const auto number = [](int value) { return static_cast<cuuint64_t>(value); };
+  const cuuint64_t line = number(depth) * sizeof(__nv_bfloat16);
+  const cuuint64_t sizes[2] = {number(depth), number(rows)}, weight_sizes[4] = {number(depth), 8, 2, number(rows / 16)};
+  const cuuint64_t strides[1] = {line}, weight_strides[3] = {line, rows / 2 * line, 8 * line};
+  const cuuint32_t boxes[2] = {kDepth, static_cast<cuuint32_t>(box)}, weight_boxes[4] = {kDepth, 8, 2, static_cast<cuuint32_t>(box / 16)};
+  const cuuint32_t steps[4] = {1, 1, 1, 1};
   const CUresult done = reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(found)(
-      &map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<void*>(matrix), sizes, &stride, boxes, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+      &map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, sixteens ? 4 : 2, const_cast<void*>(matrix), sixteens ? weight_sizes : sizes, sixteens ? weight_strides : strides,
+      sixteens ? weight_boxes : boxes, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return done == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 
-template <bool kGated, int kN, int kParts>
+template <int kGroups, int kN, int kParts>
 cudaError_t launch_as(const Problem& problem, const Way& way, cudaStream_t stream) {
-  constexpr int kTile = kN * kParts;
-  const auto kernel = gemm_kernel<kGated, kN, kParts>;
-  const int fit = (kMostShared - shared_bytes(kTile, 0)) / stage_bytes(kTile), most_stages = fit < kMostStages ? fit : kMostStages;
-  Gemm op{};
-  op.stages = way.stages > 0 && way.stages < most_stages ? way.stages : most_stages;
+  constexpr int kTile = kN * kParts, kRows = kGroups * kGroupRows;
+  constexpr int kFit = (kMostShared - shared_bytes(kGroups, kTile, 0)) / stage_bytes(kGroups, kTile);
+  const auto kernel = gated_gemm_kernel<kGroups, kN, kParts>;
+  const auto over = [](int size, int by) { return (size + by - 1) / by; };
+  GatedGemm op{};
+  op.out = problem.out;
+  op.bias = problem.bias;
+  op.tokens = problem.tokens;
+  op.width = problem.width;
+  op.blocks = over(problem.depth, kDepth);
   op.rows = way.rows;
   op.columns = way.columns;
+  op.stages = kFit < kMostStages ? kFit : kMostStages;
+  op.token_tiles = over(problem.tokens, kTile * op.columns);
+  op.tiles = over(2 * problem.width, kRows * op.rows) * op.token_tiles;
+  op.weights_once = op.token_tiles == 1;
   const int ctas = op.rows * op.columns;
 
   cudaLaunchAttribute attribute{};
@@ -61,14 +70,14 @@ cudaError_t launch_as(const Problem& problem, const Way& way, cudaStream_t strea
   attribute.val.clusterDim.x = ctas;
   attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = ctas * kCounters;
-  config.blockDim = kThreads;
-  config.dynamicSmemBytes = shared_bytes(kTile, op.stages);
+  config.gridDim = ctas * 4096;
+  config.blockDim = Threads<kGroups>::kAll;
+  config.dynamicSmemBytes = shared_bytes(kGroups, kTile, op.stages);
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = 1;
 
-  // Clusters that run at once, asked once for every device and size: neither the number of stages nor anything else changes it.
+  // Clusters that run at once, asked once for every device and size.
   static std::atomic<int> known[kDevices][9];
   int device = 0;
   cudaError_t error = cudaGetDevice(&device);
@@ -86,29 +95,20 @@ cudaError_t launch_as(const Problem& problem, const Way& way, cudaStream_t strea
     known[device][ctas] = most;
   }
 
-  const auto over = [](int size, int by) { return (size + by - 1) / by; };
-  op.out = problem.out;
-  op.counters = static_cast<int*>(problem.workspace);
-  op.partials = static_cast<float*>(problem.workspace) + kCounters;
-  op.tokens = problem.tokens;
-  op.width = kGated ? problem.width / 2 : problem.width;
-  op.token_tiles = over(problem.tokens, kTile * op.columns);
-  op.weights_once = op.token_tiles == 1;
-  op.schedule = plan(over(problem.width, kRows * op.rows) * op.token_tiles, over(problem.depth, kDepth), most, way.split);
-  const std::int64_t words = kCounters + std::int64_t{2} * op.schedule.clusters * ctas * kRows * kTile;
-  if (op.schedule.shared > 0 && (words > problem.workspace_words || op.schedule.shared * ctas * 8 > kCounters)) return cudaErrorMemoryAllocation;
-
   CUtensorMap weights, tokens;
-  error = encode(weights, problem.weight, problem.width, problem.depth, slices(kRows, op.columns).rows);
-  if (error == cudaSuccess) error = encode(tokens, problem.x, problem.tokens, problem.depth, slices(kTile, op.rows).rows);
+  error = encode(weights, problem.weight, 2 * problem.width, problem.depth, slices(kRows, op.columns).rows, true);
+  if (error == cudaSuccess) error = encode(tokens, problem.x, problem.tokens, problem.depth, slices(kTile, op.rows).rows, false);
   if (error != cudaSuccess) return error;
-  config.gridDim = op.schedule.clusters * ctas;
+  config.gridDim = (op.tiles < most ? op.tiles : most) * ctas;
   return cudaLaunchKernelEx(&config, kernel, weights, tokens, op);
 }
 
 template <int kN, int kParts>
 cudaError_t launch_tile(const Problem& problem, const Way& way, cudaStream_t stream) {
-  return problem.gated ? launch_as<true, kN, kParts>(problem, way, stream) : launch_as<false, kN, kParts>(problem, way, stream);
+  if (way.height == 128) return launch_as<2, kN, kParts>(problem, way, stream);
+  if constexpr (kN * kParts <= 160)  // three warpgroups have registers for no more
+    if (way.height == 192) return launch_as<3, kN, kParts>(problem, way, stream);
+  return cudaErrorInvalidValue;
 }
 
 inline cudaError_t launch(const Problem& problem, const Way& way, cudaStream_t stream) {
