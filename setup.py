@@ -116,7 +116,7 @@ setup(
     ],
     extras_require={
         "evolve": ["peft>=0.19", "accelerate>=1.12"],
-        "dali": ["nvidia-dali-cuda130>=2.4"],
+        "dali": ["nvidia-dali-cuda130==2.4.*"],
         "ray": ["ray>=2.49"],
         "bench": ["pytest>=9", "pytest-benchmark"],
         "test": ["pytest>=9", "pytest-timeout", "pytest-xdist", "hypothesis", "peft", "accelerate", "triton", "ruff"],

@@ -21,31 +21,21 @@ import torch
 
 from ..kernels.recolor import recolor
 from .video_colors import upright
-from .video_file import Damaged, select_stream
+from .video_dali_colors import BT601, BT709, colors_of
+from .video_feed import Damaged, planned_packets
 from .video_nvdec import capabilities
 from .video_plan import make_plan
 from .video_source import Picture
 
 SEQUENCE = 8  # frames a run of a pipeline gives
 MOST = 64  # pipelines on a GPU: each is a session of its decoder and holds some tens of pictures of the size of its video
-BUILT_AT_ONCE = 4  # pipelines; each takes about half a second
+BUILT_AT_ONCE = 4  # pipelines; the first takes about a second, each further one milliseconds
 CHUNK_BYTES = 16 << 20  # of packets in one small file, up to the next key frame
 MOST_BYTES = 256 << 20  # without a key frame; a file may have a single one
+FEEDING = threading.Lock()  # small files are made one after the other, for the reason why files are indexed so
 CPU_CODECS = {"vp8", "vp9", "mjpeg"}
 # AV1 and some MPEG-2 files show pictures again that they stored before; DALI, which pairs pictures with packets, would lose count.
-GPU_CODECS = {"h264", "hevc", "vp8", "vp9", "mpeg4", "mjpeg"}
-# Numbers of color matrices (ITU-T H.273). DALI converts every video as BT.601, which is what those that say nothing get.
-BT709, BT601 = 1, (2, 5, 6)
-
-
-def _to_rgb(red, blue):
-    """(3, 3) from brightness and color differences to RGB; the shares of red and blue in the brightness are what matrices differ in."""
-    green = 1 - red - blue
-    return [[1, 0, 2 - 2 * red], [1, (2 * blue - 2) * blue / green, (2 * red - 2) * red / green], [1, 2 - 2 * blue, 0]]
-
-
-# From RGB decoded with the matrix of BT.601 to what that of BT.709 gives.
-FROM_601 = (np.array(_to_rgb(0.2126, 0.0722)) @ np.linalg.inv(_to_rgb(0.299, 0.114))).tolist()
+GPU_CODECS = {"h264", "hevc", "vp8", "vp9", "mpeg4"}
 
 
 def installed():
@@ -68,6 +58,8 @@ def refusal(file, device):
         return f"its codec is {codec}; {', '.join(sorted(codecs))} are decoded there"
     if device.type == "cpu":
         return None
+    if file.full_range and codec not in ("h264", "hevc"):
+        return f"it is {codec} whose black is 0; that is known of H.264 and HEVC there"
     engine = capabilities(codec, str(device))
     if engine is None:
         return f"its codec is {codec}, which this GPU does not decode"
@@ -82,7 +74,7 @@ def refusal(file, device):
 class DaliFile:
     """Reader with the attributes of `file`, a VideoFile; its pictures lie on `device` as uint8 (H, W, 3).
 
-    patient: where no pipeline is free, wait until one is built; else PyAV decodes meanwhile, and a short file to its end.
+    patient: wait until the first pipeline is built; else PyAV decodes meanwhile, and a short file to its end.
     """
 
     def __init__(self, file, device, patient=True):
@@ -132,21 +124,20 @@ class DaliFile:
         """Yield the pictures of `plan` and, without its pixels, the last one. Raises Damaged where DALI fails or a picture is missing."""
         waiting = iter(plan.shown.items())
         pts, index = next(waiting, (None, None))
-        black = False
+        black, colors = False, colors_of(self.file, self.device)
         with self.file.open() as container, _Pipeline.lent(self.device) as pipeline:
-            video = select_stream(container, self.source, self.file.stream)
-            for chunk in self._chunks(container.demux(video), plan):
-                order = iter(sorted(pts for _, pts in chunk))
-                for sequence in pipeline.sequences(_small_file(chunk, video), len(chunk)):
+            for data, order in self._small_files(container, plan):
+                following = iter(order)
+                for sequence in pipeline.sequences(data, len(order)):
                     wanted = []
-                    for place, stored in zip(range(len(sequence)), order):
+                    for place, stored in zip(range(len(sequence)), following):
                         if stored == pts:
                             wanted.append((place, pts, index))
                             pts, index = next(waiting, (None, None))
                     if not wanted:
                         continue
                     places = [place for place, _, _ in wanted]
-                    pixels, dark = pipeline.apart(_finished, sequence, places, self.turn, self.matrix)
+                    pixels, dark = pipeline.apart(_finished, sequence, places, self.turn, colors)
                     for (_, shown, number), frame, is_black in zip(wanted, pixels, dark):
                         time = (shown - self.origin) * self.base
                         # What it cannot decode DALI gives as black, without a word.
@@ -163,14 +154,21 @@ class DaliFile:
         picture = next((picture for picture in self.file.pictures(time, None) if picture.time >= time), None)
         return picture is not None and picture.time == time and bool(picture.render().float().mean() < 1)
 
+    def _small_files(self, container, plan):
+        """Yield (a small file, the pts of its pictures in the order of presentation)."""
+        chunks, video = self._chunks(planned_packets(self.file, container, plan), plan), self.file.video_of(container)
+        while True:
+            with FEEDING:
+                chunk = next(chunks, None)
+                data = chunk and _small_file(chunk, video)
+            if chunk is None:
+                return
+            yield data, sorted(pts for _, pts in chunk)
+
     def _chunks(self, packets, plan):
         """Lists of (packet, pts), each from a key frame on. A key frame with pictures in front of it ends one list and begins the next."""
         chunk, size, following, border = [], 0, [], None
-        for place, packet in zip(range(plan.stop), packets):
-            self.file.decoded += plan.feed[place]
-            self.file.skipped += not plan.feed[place]
-            if not plan.feed[place]:
-                continue
+        for place, packet in packets:
             if border is not None and packet.pts > border:
                 yield chunk
                 chunk, size, border = following, 0, None
@@ -211,8 +209,8 @@ class _Pipeline:
 
     @classmethod
     def ready(cls, device):
-        """Whether a pipeline is free."""
-        return bool(cls._idle.get(str(device)))
+        """Whether a pipeline is free, or comes at once because others are at work."""
+        return bool(cls._idle.get(str(device))) or 0 < cls._lent[str(device)] < MOST
 
     @classmethod
     def order(cls, device):
@@ -307,10 +305,10 @@ def _cause(error):
     return lines[0] if lines else type(error).__name__
 
 
-def _finished(sequence, places, turn, matrix):
+def _finished(sequence, places, turn, colors):
     """([pixels], [whether it is black]) of the frames at `places` of a sequence, in the colors that their file says, upright, and in
     memory of their own: DALI's may be written again, and goes with its pipeline."""
-    frames, peaks = recolor(sequence if len(places) == len(sequence) else sequence[places], FROM_601 if matrix == BT709 else None)
+    frames, peaks = recolor(sequence if len(places) == len(sequence) else sequence[places], *colors)
     return [upright(frame, turn).contiguous() for frame in frames], [peak == 0 for peak in peaks.tolist()]
 
 

@@ -1,6 +1,7 @@
 """A video file (or a recording behind an address) read with PyAV: one stream, packet by packet, damage reported at the end."""
 
 import os
+import threading
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ import av
 
 from .errors import VideoError
 from .video_colors import ToRgb, turn_of
+from .video_feed import Damaged, planned_packets
 from .video_index import read_index
 from .video_packets import Tally, from_key_frame, reason_of
 from .video_plan import make_plan
@@ -17,6 +19,10 @@ from .video_source import Picture
 # Containers whose header states how long each stream is; elsewhere the duration is a guess from what is there.
 STATES_DURATION = {"mov", "avi", "matroska", "flv"}
 NETWORK_OPTIONS = {"reconnect": "1", "reconnect_on_network_error": "1", "reconnect_delay_max": "8", "reconnect_max_retries": "6"}
+# Each packet lets go of Python's lock several times, which threads that go through packets then pass around slowly: one file after the
+# other is read sooner than many at once.
+INDEXING = threading.Lock()
+FULL_RANGE = 2  # FFmpeg's number of brightness from 0 to 255
 JUMP = 1  # seconds back: more is not a wrong time stamp but a new recording appended to the file
 
 
@@ -34,12 +40,13 @@ class VideoFile:
         if not over_network:
             _check_file(Path(source))
         with self.open() as container:
-            video = select_stream(container, self.source, stream)
+            video = self.video_of(container)
             first = _first_frame(container, video, self.source)
             self.codec, self.base = video.codec_context.codec.canonical_name, video.time_base
             self.origin = 0 if first.pts is None else first.pts
             self.pixel_format, self.stored_size, self.turn = first.format.name, (first.width, first.height), turn_of(first)
             self.matrix, self.interlaced = int(first.colorspace), first.interlaced_frame
+            self.full_range = int(first.color_range) == FULL_RANGE or self.pixel_format.startswith("yuvj")
             self.rotation = -first.rotation % 360
             self.width, self.height = reversed(self.stored_size) if self.turn[0] else self.stored_size
             rate = video.average_rate or video.guessed_rate
@@ -71,10 +78,9 @@ class VideoFile:
         if self._over_network:
             return None
         tally = Tally()
-        with self.open() as container:
-            video = select_stream(container, self.source, self.stream)
-            index = read_index(iter(partial(next, tally.watch(container, video)), None), video)
-        if index is None or tally.broken or self._missing(tally):
+        with INDEXING, self.open() as container:
+            index = read_index(container, self.video_of(container), tally)
+        if index is None or self._missing(tally):
             return None
         return make_plan(index, self.origin, self.base, rate, start, end)
 
@@ -100,11 +106,12 @@ class VideoFile:
     def _planned_frames(self, plan):
         """The frames that a plan decodes. Raises Damaged where the decoder fails, or finds no key frame to jump to."""
         landed = None
-        with self.open() as container:
-            video = select_stream(container, self.source, self.stream)
+        # Packets come from one container and are decoded by the other one's decoder, which a jump in the file would empty.
+        with self.open() as container, self.open() as decoding:
+            video = self.video_of(decoding)
             video.thread_type, video.codec_context.thread_count = "AUTO", self._threads
             try:
-                for jump, frames in self._stretches(plan, video, container.demux(video)):
+                for jump, frames in _stretches(plan, video, planned_packets(self, container, plan)):
                     for frame in frames:
                         if jump != landed and not frame.key_frame:
                             raise Damaged
@@ -113,23 +120,6 @@ class VideoFile:
             except (av.FFmpegError, OSError) as error:
                 raise Damaged from error
 
-    def _stretches(self, plan, video, packets):
-        """Yield (packet of the last jump, decoded frames). The decoder is emptied at the end, and at each jump that it would not notice
-        by itself; at the others it goes on at full speed."""
-        jump, begun = 0, False
-        for place, packet in zip(range(plan.stop), packets):
-            if not plan.feed[place]:
-                self.skipped += 1
-                continue
-            if place in plan.jumps and begun and not plan.index.restart[place]:
-                yield jump, video.decode(None)
-                video.codec_context.flush_buffers()
-                jump = place
-            begun = True
-            self.decoded += 1
-            yield jump, video.decode(packet)
-        yield jump, video.decode(None)
-
     def open(self):
         try:
             return av.open(self._address, **self._network)
@@ -137,11 +127,19 @@ class VideoFile:
             hint = ": not a video, or its index is missing (a recording that was cut off)" if isinstance(error, av.InvalidDataError) else ""
             raise VideoError(self.source, f"cannot be opened, {reason_of(error)}{hint}") from error
 
+    def video_of(self, container):
+        """The stream to decode of a container that `open` gave; the others are not read."""
+        video = select_stream(container, self.source, self.stream)
+        for other in container.streams:
+            if other is not video:
+                other.discard = av.stream.Discard.all
+        return video
+
     def _decode(self, start, end, threads, after=None):
         tally = Tally()
         last, shift, estimate = after, 0, self.origin
         with self.open() as container:
-            video = select_stream(container, self.source, self.stream)
+            video = self.video_of(container)
             video.thread_type, video.codec_context.thread_count = threads, self._threads
             skip_to = self.origin + int(start / self.base)
             for packet in from_key_frame(tally.watch(container, video), skip_to):
@@ -187,8 +185,18 @@ class VideoFile:
         return f"ends at {float(reached):.2f} s of {float(self._promised):.2f} s{counts}: the file was cut off"
 
 
-class Damaged(Exception):
-    """Decoding on several threads met damage."""
+def _stretches(plan, video, packets):
+    """Yield (packet of the last jump, decoded frames). The decoder is emptied at the end, and at each jump that it would not notice by
+    itself; at the others it goes on at full speed."""
+    jump, begun = 0, False
+    for place, packet in packets:
+        if place in plan.jumps and begun and not plan.index.restart[place]:
+            yield jump, video.decode(None)
+            video.codec_context.flush_buffers()
+            jump = place
+        begun = True
+        yield jump, video.decode(packet)
+    yield jump, video.decode(None)
 
 
 def select_stream(container, source, stream):

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import av
+
 from .video_plan import PacketIndex
 
 
@@ -14,23 +16,39 @@ class Header(NamedTuple):
     own: bool = True  # the packet holds a picture of its own
 
 
-def read_index(packets, video):
-    """PacketIndex of `packets` of the stream `video` (PyAV), or None where it cannot be planned with."""
-    index = PacketIndex([], [], [], [], [])
-    codec, extradata = video.codec_context.name, video.codec_context.extradata or b""
-    header, forms, own = _reader_of(codec, extradata), set(), True
-    for packet in packets:
-        if packet.pts is None:
-            return None
-        said = header(memoryview(packet), packet.is_keyframe)
-        forms.add(said.form)
-        own = own and said.own
-        index.pts.append(packet.pts)
-        index.key.append(packet.is_keyframe)
-        index.leaf.append(said.leaf)
-        index.restart.append(packet.is_keyframe and said.restart)
-        index.hidden.append(packet.is_discard)
-    return index._replace(steady=own and len(forms - {None}) < 2) if index.sound() else None
+PLAIN, LEAF = Header(), Header(leaf=True)
+
+
+def read_index(container, video, tally):
+    """PacketIndex of the stream `video` of a container (both PyAV's) whose packets are counted in `tally`; None where it cannot be planned
+    with."""
+    pts, key, hidden, ends, said = [], [], [], [], []
+    header = _reader_of(video.codec_context.name, video.codec_context.extradata or b"")
+    try:
+        # An hour has a hundred thousand packets: no more than needed for each.
+        for packet in container.demux(video):
+            if not packet.size:
+                break
+            time, is_key = packet.pts, packet.is_keyframe
+            if time is None:
+                return None
+            pts.append(time)
+            key.append(is_key)
+            hidden.append(packet.is_discard)
+            ends.append(time + (packet.duration or 0))
+            said.append(header(memoryview(packet), is_key))
+    except (av.FFmpegError, OSError) as error:
+        tally.broken = error
+        return None
+    kinds = set(said)
+    steady = all(kind.own for kind in kinds) and len({kind.form for kind in kinds} - {None}) < 2
+    restart = [is_key and one.restart for is_key, one in zip(key, said)]
+    index = PacketIndex(pts, key, [one.leaf for one in said], restart, hidden, steady)
+    if not index.sound():
+        return None
+    shown = [i for i, cut in enumerate(hidden) if not cut]
+    tally.add([pts[i] for i in shown], [ends[i] for i in shown])
+    return index
 
 
 def _reader_of(codec, extradata):
@@ -47,7 +65,8 @@ def _reader_of(codec, extradata):
         return _vp9
     if codec.endswith("vp8"):
         return _vp8
-    return lambda data, key: Header(restart=codec == "mjpeg")
+    plain = Header(restart=True) if codec == "mjpeg" else PLAIN
+    return lambda data, key: plain
 
 
 def _h264(data, key, length):
@@ -58,7 +77,8 @@ def _h264(data, key, length):
         if kind == 7:
             form = bytes(unit)
         elif kind in (1, 5):
-            return Header(leaf=unit[0] >> 5 & 3 == 0, restart=kind == 5, form=form)
+            leaf = unit[0] >> 5 & 3 == 0
+            return Header(leaf, kind == 5, form) if form or kind == 5 else LEAF if leaf else PLAIN
     return Header(form=form)
 
 
@@ -70,7 +90,8 @@ def _hevc(data, key, length, one_layer):
         if kind == 33:
             form = bytes(unit)
         elif kind < 32:
-            return Header(leaf=one_layer and kind < 16 and kind % 2 == 0, restart=16 <= kind <= 20, form=form)
+            leaf, restart = one_layer and kind < 16 and kind % 2 == 0, 16 <= kind <= 20
+            return Header(leaf, restart, form) if form or restart else LEAF if leaf else PLAIN
     return Header(form=form)
 
 

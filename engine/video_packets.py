@@ -1,6 +1,7 @@
 """The packets of one reading of a file: counted, ranked, and what of them failed."""
 
 import heapq
+from itertools import accumulate, pairwise
 
 import av
 
@@ -44,6 +45,12 @@ class Tally:
             self.longest_step = max(self.longest_step, pts - self._latest)
         self._latest = pts if self._latest is None else max(pts, self._latest)
         self.reached = max(self._latest if self.reached is None else self.reached, pts + (packet.duration or 0))
+
+    def add(self, times, ends):
+        """Count packets by their times of presentation and of their end: what `watch` finds one by one, without ranks."""
+        latest = list(accumulate(times, max))
+        self.packets, self.reached = len(times), max(latest[-1], max(ends))
+        self.longest_step = max((after - before for before, after in pairwise(latest)), default=0)
 
     def rank(self, pts):
         """How many different times before `pts` the packets so far have: packets that fail or are skipped keep their place."""

@@ -9,8 +9,10 @@ from collections import Counter
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
+import numpy as np
 import pytest
 import torch
 
@@ -18,8 +20,10 @@ from evostreaming.engine import video, video_dali
 from evostreaming.engine.errors import ArgumentError, VideoError
 from evostreaming.engine.video import FrameSource, open_source, where_decoded
 from evostreaming.engine.video_dali import DaliFile, refusal
+from evostreaming.engine.video_dali_colors import colors_of
 from evostreaming.engine.video_file import VideoFile
 from evostreaming.engine.video_pool import DecodePool
+from evostreaming.kernels.recolor import recolor
 
 CLIPS = Path(os.environ.get("EVOSTREAMING_SHARED") or Path(__file__).parents[2] / ".." / "shared") / "data" / "video"
 NAMES = sorted(p for p in os.listdir(CLIPS) if p.endswith(("mp4", "webm", "avi"))) if CLIPS.exists() else []
@@ -49,11 +53,34 @@ class Double:
         yield from torch.stack(frames).split(video_dali.SEQUENCE)
 
 
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("matrix, red, blue", [(5, 0.299, 0.114), (1, 0.2126, 0.0722)])
+def test_what_dali_adds_to_colors_on_a_gpu_is_taken_away(matrix, red, blue, full):
+    """DALI 2.4's arithmetic there on every fifth color: BT.601 whatever the file says, from 1/16 and 1/2 of 255 for 16 and 128."""
+    steps = np.arange(0 if full else 16, 256 if full else 236, 5)
+    y, u, v = np.stack(np.meshgrid(steps, steps, steps)).reshape(3, -1)
+    black, reach, color_reach = (0, 255, 255) if full else (16, 219, 224)
+
+    def rgb(red, blue, y, u, v):
+        y, u, v = y * 255 / reach, u * 255 / color_reach, v * 255 / color_reach
+        r, b = y + (2 - 2 * red) * v, y + (2 - 2 * blue) * u
+        return np.stack([r, (y - red * r - blue * b) / (1 - red - blue), b], -1).round().clip(0, 255)
+
+    given = rgb(0.299, 0.114, y - (0 if full else 255 / 16), u - 127.5, v - 127.5)
+    wanted = rgb(red, blue, y - black, u - 128.0, v - 128.0)
+    colors = colors_of(SimpleNamespace(matrix=matrix, full_range=full), torch.device("cuda"))
+    found, _ = recolor(torch.from_numpy(given.astype(np.uint8)).view(1, -1, 1, 3), *colors)
+    apart = np.abs(found.view(-1, 3).numpy() - wanted).max(1)
+    if matrix == 1:  # what was cut off before the matrix is changed is gone
+        apart = apart[((given > 0) & (given < 255)).all(1)]
+    assert len(apart) > 10_000 and apart.max() <= (2 if matrix == 1 else 1)
+
+
 @pytest.fixture
 def double(monkeypatch):
     Double.files = 0
     monkeypatch.setattr(video_dali, "_Pipeline", Double)
-    monkeypatch.setattr(video_dali, "BT709", None)  # the double converts colors as PyAV does
+    monkeypatch.setattr(video_dali, "colors_of", lambda file, device: ())  # the double converts colors as PyAV does
     return Double
 
 
@@ -104,9 +131,20 @@ def test_pyav_decodes_while_a_pipeline_is_built_and_then_gives_way(tmp_path, fil
     assert double.files >= 1 and len(late._idle["cpu"]) == 1 and not late._lent["cpu"] and not late._building["cpu"]
 
 
+def test_beside_files_that_dali_decodes_one_more_does_not_begin_on_the_cpu(tmp_path, film, double, monkeypatch):
+    many = pipelines(__init__=lambda self, device: None)
+    monkeypatch.setattr(video_dali, "_Pipeline", many)
+    monkeypatch.setattr(DaliFile, "_by_pyav", None)
+    path = film.write(tmp_path / "clip.mp4", [film.picture(i) for i in range(1, 31)])
+    with many.lent(CPU):
+        frames = read(DaliFile(VideoFile(path), CPU, patient=False), None)
+    assert [film.number(f.pixels) for f in frames] == list(range(1, 31))
+    assert len(many._idle["cpu"]) == 2 and not many._building["cpu"]
+
+
 def test_a_file_that_ends_before_its_pipeline_is_built_never_waits_for_it(tmp_path, film, double, monkeypatch):
     begun, gate = threading.Event(), threading.Event()
-    late = pipelines(__init__=lambda self, device: begun.set() or gate.wait(10) and None)
+    late = pipelines(__init__=lambda self, device: begun.set() or (gate.wait(10) and None))
     monkeypatch.setattr(video_dali, "_Pipeline", late)
     monkeypatch.setattr(video_dali, "BUILT_AT_ONCE", 1)
     path = film.write(tmp_path / "clip.mp4", [film.picture(i) for i in range(1, 31)])
@@ -253,6 +291,9 @@ def test_refusals_name_the_reason(tmp_path, film, monkeypatch):
     assert refusal(VideoFile(tmp_path / "a.mp4"), gpu) is None
     assert "its codec is h264; mjpeg, vp8, vp9" in refusal(VideoFile(tmp_path / "a.mp4"), CPU)
     assert "its pixels are bgr0" in refusal(VideoFile(tmp_path / "b.mkv"), gpu)
+    full = VideoFile(tmp_path / "d.webm")
+    full.full_range = True
+    assert "it is vp9 whose black is 0" in refusal(full, gpu)
     assert "its size is 16x16; even sizes from 48x16 to 4096x4096" in refusal(VideoFile(tmp_path / "c.mp4"), gpu)
     assert "vp9, which this GPU does not decode" in refusal(VideoFile(tmp_path / "d.webm"), gpu)
     assert refusal(VideoFile(tmp_path / "d.webm"), CPU) is None
