@@ -10,11 +10,12 @@ median counts.
 
 import statistics
 from functools import partial
+from math import ceil
 
 import torch
 import torch.nn.functional as F
 
-from evostreaming.kernels.gated_gemm import Way, gated_gemm, launch_gated_gemm, reference_gated_gemm, takes, tile_for
+from evostreaming.kernels.gated_gemm import TILES, Way, gated_gemm, launch_gated_gemm, reference_gated_gemm, takes
 from evostreaming.kernels.swiglu import swiglu
 
 from .cases import Case, main, speed_of
@@ -25,7 +26,18 @@ TOKENS = {"7b": (144, 272, 544, 1088, 2176), "8b": (80, 144, 208, 272, 544, 1088
 SHAPES = {f"{kind}, {tokens} tokens": (kind, tokens) for kind in WIDTHS for tokens in TOKENS[kind]}
 CUTS = ((128, 1, 1), (128, 2, 1), (128, 1, 2), (192, 1, 1), (192, 1, 2), (192, 2, 1))  # height, rows, columns
 COLD = 120 << 20  # bytes of weights that take turns: more than twice the L2 cache
+PROCESSORS = 132  # of an H200
 ROUNDS = 7
+
+
+def tile_for(tokens, width, height, rows, columns):
+    """The tile that keeps the multiprocessors busy for the shortest time, the largest such. Three warpgroups have registers for 160."""
+
+    def cost(tile):
+        clusters = ceil(width / (rows * height)) * ceil(tokens / (columns * tile))
+        return ceil(clusters / (PROCESSORS // (rows * columns))) * tile, -tile
+
+    return min((tile for tile in TILES if height == 128 or tile <= 160), key=cost)
 
 
 def apart(x, weight, bias):

@@ -7,7 +7,6 @@ weight take the tensor core's side of 64 and tokens the other, which goes by eig
 Floor: 2·I·K·2 bytes of weights, 4·T·I·K FLOPs.
 """
 
-from math import ceil
 from typing import NamedTuple
 
 import torch
@@ -18,7 +17,6 @@ from .gemm import gemm
 from .swiglu import reference_swiglu, swiglu
 
 TILES = (72, 80, 96, 112, 128, 136, 144, 160, 192, 224, 256, 272, 288, 320)  # tokens of a CTA; csrc/gated_gemm_launch.cuh has them
-PROCESSORS = 132  # of an H200
 
 
 class Way(NamedTuple):
@@ -31,25 +29,37 @@ class Way(NamedTuple):
     columns: int = 1
 
 
-# (2·I, K) -> ((fewest tokens, most tokens, height, rows, columns), ...): where a way was measured to beat cuBLAS and `swiglu`.
-MEASURED = {}
-
-
-def tile_for(tokens, width, height=128, rows=1, columns=1):
-    """The size of tile for a weight of `width` rows that keeps the multiprocessors busy for the shortest time, the largest such."""
-
-    def cost(tile):
-        clusters = ceil(width / (rows * height)) * ceil(tokens / (columns * tile))
-        return ceil(clusters / (PROCESSORS // (rows * columns))) * tile, -tile
-
-    return min((tile for tile in TILES if height == 128 or tile <= 160), key=cost)
+# (2·I, K) -> {(fewest tokens, most tokens): the way that was measured to beat cuBLAS and `swiglu`}: the decoders of 7B and of 8B, the tower
+# of Qwen2.5-VL. Fewer tokens are left to cuBLAS where a tile would be far from full.
+MEASURED = {
+    (37888, 3584): {
+        (129, 144): Way(72, 192, 1, 2),
+        (257, 272): Way(136, 192, 1, 2),
+        (513, 544): Way(136, 192, 1, 2),
+        (1025, 1088): Way(272, 128, 2, 1),
+        (2113, 2176): Way(272, 128, 2, 1),
+    },
+    (24576, 4096): {
+        (73, 80): Way(80, 192, 2, 1),
+        (129, 144): Way(144, 192),
+        (257, 272): Way(136, 192, 1, 2),
+        (513, 544): Way(272, 128, 1, 2),
+        (1025, 1088): Way(272, 128, 2, 1),
+        (2113, 2176): Way(136, 192, 1, 2),
+    },
+    (6912, 1280): {
+        (1985, 2048): Way(96, 192, 1, 2),
+        (3969, 4096): Way(144, 192, 2, 1),
+        (7937, 8192): Way(144, 192, 1, 2),
+    },
+}
 
 
 def way_of(tokens, width, depth):
     """How the kernel computes a shape, or None where cuBLAS and `swiglu` do."""
-    for fewest, most, *cut in MEASURED.get((width, depth), ()):
+    for (fewest, most), way in MEASURED.get((width, depth), {}).items():
         if fewest <= tokens <= most:
-            return Way(tile_for(tokens, width, *cut), *cut)
+            return way
     return None
 
 

@@ -10,7 +10,7 @@ import torch
 
 from evostreaming.kernels import gated_gemm as op
 from evostreaming.kernels import native
-from evostreaming.kernels.gated_gemm import TILES, Way, gated_gemm, launch_gated_gemm, reference_gated_gemm, tile_for, way_of
+from evostreaming.kernels.gated_gemm import TILES, Way, gated_gemm, launch_gated_gemm, reference_gated_gemm, way_of
 
 ROOT = Path(__file__).parents[2]
 COMPILER = shutil.which("g++") or shutil.which("clang++")
@@ -52,31 +52,25 @@ def test_the_plan_multiplies_right_on_a_model_of_the_hardware(model, case):
     model(*case)
 
 
-def test_tiles_fill_the_multiprocessors():
-    """gate_up of Qwen2.5-VL-7B at 272 tokens is 3 x 132 tiles of 192 x 136, and of its tower at 1024 as many of 192 x 96."""
-    assert tile_for(272, 37888, 192, 1, 2) == 136 and tile_for(1024, 6912, 192, 2, 1) == 96
-    assert tile_for(2176, 37888, 128, 2, 1) == 272 and tile_for(1, 3584) == 72
-    assert tile_for(320, 128 * 132) == 320 and tile_for(320, 192 * 132, 192) == 160, "three warpgroups have no registers for more"
-
-
 def test_only_measured_shapes_leave_cublas(monkeypatch):
     assert way_of(272, 4608, 3584) is None
-    monkeypatch.setitem(op.MEASURED, (4608, 3584), ((80, 160, 128, 2, 1), (161, 320, 192, 1, 2)))
-    assert way_of(272, 4608, 3584) == Way(72, 192, 1, 2) and way_of(144, 4608, 3584) == Way(72, 128, 2, 1)
+    monkeypatch.setitem(op.MEASURED, (4608, 3584), {(80, 160): Way(72, 128, 2, 1), (161, 320): Way(136, 192, 1, 2)})
+    assert way_of(272, 4608, 3584) == Way(136, 192, 1, 2) and way_of(160, 4608, 3584) == Way(72, 128, 2, 1)
     assert way_of(321, 4608, 3584) is None and way_of(272, 3584, 3584) is None
     x, weight = torch.randn(272, 3584), torch.randn(4608, 3584)
     assert torch.equal(gated_gemm(x, weight), reference_gated_gemm(x, weight)), "a CPU has its twin"
 
 
-def test_every_measured_way_is_one_that_the_kernel_has():
+def test_every_measured_way_is_one_that_the_kernel_has_and_wastes_little_of_a_tile():
     for (width, depth), ways in op.MEASURED.items():
         assert width % 16 == 0 and depth % 8 == 0
-        ends = [end for fewest, most, *_ in ways for end in (fewest, most)]
-        assert ends == sorted(ends) and len(set(ends)) == len(ends), "ranges follow each other"
-        for fewest, most, height, rows, columns in ways:
-            way = way_of(most, width, depth)
-            assert height in (128, 192) and {rows, columns} <= {1, 2, 4} and way.tile in TILES and (height == 128 or way.tile <= 160)
-            assert way_of(fewest, width, depth) is not None
+        ends = [end for ends in ways for end in ends]
+        assert ends == sorted(set(ends)), "ranges follow each other"
+        for (fewest, _), way in ways.items():
+            assert way.height in (128, 192) and {way.rows, way.columns} <= {1, 2, 4} and way.tile in TILES
+            assert way.height == 128 or way.tile <= 160, "three warpgroups have registers for no more"
+            step = way.tile * way.columns
+            assert -(-fewest // step) * step <= 1.13 * fewest
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -156,10 +150,21 @@ def test_every_cluster_is_right_on_the_models_shapes(error, poison, shape, heigh
     torch.manual_seed(0)
     weight = draw(*shape) * shape[1] ** -0.5
     shift = torch.randn(shape[0], device="cuda").bfloat16() if bias else None
-    for tokens in (1, 144, 272, 300):
+    for tokens, tile in ((1, 72), (144, 144), (272, 136), (300, 160)):
         x = draw(tokens, shape[1])
         for cut in CLUSTERS:
-            right(error, x, weight, Way(tile_for(tokens, shape[0], height, *cut), height, *cut), shift)
+            right(error, x, weight, Way(tile, height, *cut), shift)
+
+
+@pytest.mark.gpu
+@hopper
+@pytest.mark.parametrize("shape", op.MEASURED, ids=str)
+def test_every_measured_way_is_right_at_both_ends_of_its_range(error, poison, shape):
+    torch.manual_seed(0)
+    weight = draw(*shape) * shape[1] ** -0.5
+    for ends, way in op.MEASURED[shape].items():
+        for tokens in ends:
+            right(error, draw(tokens, shape[1]), weight, way)
 
 
 @pytest.mark.gpu
@@ -198,8 +203,8 @@ def test_what_it_does_not_take_goes_elsewhere_or_is_refused(monkeypatch):
     assert op.takes(x, weight) and not op.takes(x[:, 1:3577], weight) and not op.takes(x.half(), weight.half())
     assert not op.takes(x, weight.requires_grad_())
     weight = weight.detach()
-    monkeypatch.setitem(op.MEASURED, (3584, 3584), ((200, 300, 128, 2, 2),))
-    assert torch.equal(gated_gemm(x, weight), launch_gated_gemm(x, weight, Way(tile_for(272, 3584, 128, 2, 2), 128, 2, 2)))
+    monkeypatch.setitem(op.MEASURED, (3584, 3584), {(200, 300): Way(136, 128, 2, 2)})
+    assert torch.equal(gated_gemm(x, weight), launch_gated_gemm(x, weight, Way(136, 128, 2, 2)))
     for way, words in ((Way(88), "a tile it has"), (Way(72, rows=3), "1, 2 or 4"), (Way(192, 192), "a tile it has")):
         with pytest.raises(RuntimeError, match=words):
             launch_gated_gemm(x, weight, way)
