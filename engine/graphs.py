@@ -15,6 +15,7 @@ import torch
 
 from ..kernels import append, append_attention
 from .cache import most_pages
+from .capture_turns import TURNS
 from .plan import Plan
 
 KEPT = 64
@@ -97,7 +98,8 @@ class Graphs:
         side.synchronize()
         torch.cuda.empty_cache()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):  # another thread may bring frames meanwhile
+        # Another thread may bring frames meanwhile, but not by what waits for the device.
+        with TURNS.capture(), torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
             before = torch.cuda.memory_reserved()  # this process's own, unlike what the device says is free
             result = function()
         self.bytes += max(0, torch.cuda.memory_reserved() - before)

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from ..kernels.recolor import recolor
+from .capture_turns import TURNS
 from .video_colors import upright
 from .video_dali_colors import BT601, BT709, colors_of
 from .video_feed import Damaged, planned_packets
@@ -205,7 +206,8 @@ class _Pipeline:
             place = {"device": "mixed", "affine": False} if gpu else {"device": "cpu"}
             video = fn.experimental.inputs.video(name="video", sequence_length=SEQUENCE, **place)
             self._pipeline.set_outputs(video)
-        self._pipeline.build()
+        with TURNS.device_waits():
+            self._pipeline.build()
 
     @classmethod
     def ready(cls, device):
@@ -270,7 +272,8 @@ class _Pipeline:
         self._pipeline.feed_input("video", [np.frombuffer(data, np.uint8)])
         while count > 0:
             # Nothing is under way between two runs, so a reader may stop anywhere.
-            (sequence,) = self._pipeline.run()
+            with TURNS.device_waits():
+                (sequence,) = self._pipeline.run()
             frames = self.apart(torch.from_dlpack, sequence[0])
             count -= len(frames)
             if count < 0:
@@ -318,9 +321,9 @@ def _given(pixels):
 
 def _apart(stream, function, *arguments):
     """What `function` returns, done when this returns; on a stream apart, so that it never queues behind a step of an engine."""
-    with torch.cuda.stream(stream):
+    with TURNS.device_waits(), torch.cuda.stream(stream):  # the first launch of a kernel loads it
         result = function(*arguments)
-    stream.synchronize()
+        stream.synchronize()
     return result
 
 

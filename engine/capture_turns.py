@@ -1,0 +1,46 @@
+"""Captures of CUDA graphs and what would break them take turns.
+
+A capture is void once anybody in the process waits for a whole device or its context, in whatever thread. DALI and the GPU's video decoders
+do so as they like: where they are built, begin a file, or need memory.
+"""
+
+import threading
+from contextlib import contextmanager
+
+
+class Turns:
+    """Many threads inside of `device_waits`, or one inside of `capture`, which goes first. Neither is to be nested."""
+
+    def __init__(self):
+        self._changed, self._one = threading.Condition(), threading.Lock()
+        self._waits, self._capturing = 0, False
+
+    @contextmanager
+    def device_waits(self):
+        """Around calls that may wait for a whole device."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._capturing)
+            self._waits += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._waits -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def capture(self):
+        """Around a capture: begins once all are out of `device_waits`, and lets nobody in before its end."""
+        with self._one:
+            with self._changed:
+                self._capturing = True
+                self._changed.wait_for(lambda: not self._waits)
+            try:
+                yield
+            finally:
+                with self._changed:
+                    self._capturing = False
+                    self._changed.notify_all()
+
+
+TURNS = Turns()  # of this process: a capture anywhere is void for a wait anywhere
