@@ -12,6 +12,7 @@ from .errors import VideoError
 from .video_colors import ToRgb, turn_of
 from .video_feed import Damaged, planned_packets
 from .video_index import read_index
+from .video_index_process import LONG, READERS
 from .video_packets import Tally, from_key_frame, reason_of
 from .video_plan import make_plan
 from .video_source import Picture
@@ -43,7 +44,7 @@ class VideoFile:
             video = self.video_of(container)
             first = _first_frame(container, video, self.source)
             self.codec, self.base = video.codec_context.codec.canonical_name, video.time_base
-            self.origin = 0 if first.pts is None else first.pts
+            self._number, self.origin = video.index, 0 if first.pts is None else first.pts
             self.pixel_format, self.stored_size, self.turn = first.format.name, (first.width, first.height), turn_of(first)
             self.matrix, self.interlaced = int(first.colorspace), first.interlaced_frame
             self.full_range = int(first.color_range) == FULL_RANGE or self.pixel_format.startswith("yuvj")
@@ -77,12 +78,22 @@ class VideoFile:
         """`Plan` of the ticks of `rate` (None: of every picture), or None where the index cannot be trusted or is a download away."""
         if self._over_network:
             return None
-        tally = Tally()
-        with INDEXING, self.open() as container:
-            index = read_index(container, self.video_of(container), tally)
+        index, tally = self._index()
         if index is None or self._missing(tally):
             return None
         return make_plan(index, self.origin, self.base, rate, start, end)
+
+    def _index(self):
+        """(PacketIndex or None, Tally), from a process of its own for a long file."""
+        packets = self.frames or (self.duration or 0) * (self.fps or 0)
+        if packets >= LONG:
+            try:
+                return READERS.read(self._address, self._number)
+            except OSError:
+                pass
+        tally = Tally()
+        with INDEXING, self.open() as container:
+            return read_index(container, self.video_of(container), tally), tally
 
     def close(self):
         """The thread that iterates `pictures` closes what it opened."""
