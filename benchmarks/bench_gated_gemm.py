@@ -18,14 +18,14 @@ import torch.nn.functional as F
 from evostreaming.kernels.gated_gemm import TILES, Way, gated_gemm, launch_gated_gemm, reference_gated_gemm, takes
 from evostreaming.kernels.swiglu import swiglu
 
+from .bench_gemm import COLD, LAYER
 from .cases import Case, main, speed_of
-from .timing import replay_of
+from .timing import replay_of, timed
 
-WIDTHS = {"7b": (37888, 3584), "8b": (24576, 4096), "tower": (6912, 1280)}
+WIDTHS = {"7b": LAYER["gate_up"], "8b": (24576, 4096), "tower": (6912, 1280)}
 TOKENS = {"7b": (144, 272, 544, 1088, 2176), "8b": (80, 144, 208, 272, 544, 1088, 2176), "tower": (512, 1024, 2048, 4096, 8192)}
 SHAPES = {f"{kind}, {tokens} tokens": (kind, tokens) for kind in WIDTHS for tokens in TOKENS[kind]}
 CUTS = ((128, 1, 1), (128, 2, 1), (128, 1, 2), (192, 1, 1), (192, 1, 2), (192, 2, 1))  # height, rows, columns
-COLD = 120 << 20  # bytes of weights that take turns: more than twice the L2 cache
 PROCESSORS = 132  # of an H200
 ROUNDS = 7
 
@@ -57,16 +57,9 @@ def refcheck(op, x, weight, bias):
 
 def taking_turns(calls):
     """{name: median µs of one of its calls}."""
-    replays, times = {name: replay_of(each) for name, each in calls.items()}, {name: [] for name in calls}
-    for _ in range(ROUNDS):
-        for name, (replay, count) in replays.items():
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            replay()
-            end.record()
-            end.synchronize()
-            times[name].append(start.elapsed_time(end) * 1e3 / count)
-    return {name: statistics.median(each) for name, each in times.items()}
+    replays = {name: replay_of(each) for name, each in calls.items()}
+    rounds = [{name: timed(*each) for name, each in replays.items()} for _ in range(ROUNDS)]
+    return {name: statistics.median(each[name] for each in rounds) for name in calls}
 
 
 def cases(kind, tokens):

@@ -35,15 +35,17 @@ def microseconds(calls, replays=15):
     One call repeated finds its data in the L2 cache; calls over data sets that exceed it together find theirs in memory.
     """
     replay, count = replay_of(calls)
-    times = []
-    for _ in range(replays):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        replay()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) * 1e3 / count)
-    return statistics.median(times)
+    return statistics.median(timed(replay, count) for _ in range(replays))
+
+
+def timed(replay, count):
+    """µs of one of the `count` calls of a replay."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    replay()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) * 1e3 / count
 
 
 def floor_of(size, flops, kind):

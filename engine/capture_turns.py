@@ -12,8 +12,7 @@ class Turns:
     """Many threads inside of `device_waits`, or one inside of `capture`, which goes first. Neither is to be nested."""
 
     def __init__(self):
-        self._changed, self._one = threading.Condition(), threading.Lock()
-        self._waits, self._capturing = 0, False
+        self._changed, self._waits, self._capturing = threading.Condition(), 0, False
 
     @contextmanager
     def device_waits(self):
@@ -31,16 +30,17 @@ class Turns:
     @contextmanager
     def capture(self):
         """Around a capture: begins once all are out of `device_waits`, and lets nobody in before its end."""
-        with self._one:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._capturing)
+            self._capturing = True
+        try:
             with self._changed:
-                self._capturing = True
                 self._changed.wait_for(lambda: not self._waits)
-            try:
-                yield
-            finally:
-                with self._changed:
-                    self._capturing = False
-                    self._changed.notify_all()
+            yield
+        finally:
+            with self._changed:
+                self._capturing = False
+                self._changed.notify_all()
 
 
 TURNS = Turns()  # of this process: a capture anywhere is void for a wait anywhere

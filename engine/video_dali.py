@@ -4,33 +4,24 @@ The container is read here, without decoding: its packets say which picture stan
 files of consecutive frames, so that variable rates, edit lists, key frames to jump to and odd containers are no matter of the decoder's.
 """
 
-import atexit
 import io
 import threading
 import warnings
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from fractions import Fraction
-from functools import cache, partial
+from functools import partial
 from importlib.util import find_spec
 
 import av
-import numpy as np
-import torch
 
 from ..kernels.recolor import recolor
-from .capture_turns import TURNS
 from .video_colors import upright
 from .video_dali_colors import BT601, BT709, colors_of
+from .video_dali_pipeline import DaliPipeline, decode_stream, done_apart
 from .video_feed import Damaged, planned_packets
 from .video_nvdec import capabilities
 from .video_plan import make_plan
 from .video_source import Picture
 
-SEQUENCE = 8  # frames a run of a pipeline gives
-MOST = 64  # pipelines on a GPU: each is a session of its decoder and holds some tens of pictures of the size of its video
-BUILT_AT_ONCE = 4  # pipelines; the first takes about a second, each further one milliseconds
 CHUNK_BYTES = 16 << 20  # of packets in one small file, up to the next key frame
 MOST_BYTES = 256 << 20  # without a key frame; a file may have a single one
 FEEDING = threading.Lock()  # small files are made one after the other, for the reason why files are indexed so
@@ -89,7 +80,7 @@ class DaliFile:
         plan = self.file.plan(start, end, rate)
         if plan is not None and plan.index.steady:
             try:
-                if not self._patient and not _Pipeline.ready(self.device):
+                if not self._patient and not DaliPipeline.ready(self.device):
                     last = yield from self._until_ready(start, end, rate)
                     if last is None:
                         return
@@ -108,14 +99,14 @@ class DaliFile:
 
     def _until_ready(self, start, end, rate):
         """Pictures of PyAV while a pipeline is built; returns the time of the last one, or None when there are no more."""
-        ordered = _Pipeline.order(self.device)
+        ordered = DaliPipeline.order(self.device)
         try:
             for picture in self._by_pyav(start, end, rate):
                 yield picture
-                if _Pipeline.ready(self.device):
+                if DaliPipeline.ready(self.device):
                     return picture.time
         finally:
-            _Pipeline.cancel(ordered, self.device)
+            DaliPipeline.cancel(ordered, self.device)
 
     def _by_pyav(self, start, end, rate):
         for picture in self.file.pictures(start, end, rate):
@@ -126,7 +117,7 @@ class DaliFile:
         waiting = iter(plan.shown.items())
         pts, index = next(waiting, (None, None))
         black, colors = False, colors_of(self.file, self.device)
-        with self.file.open() as container, _Pipeline.lent(self.device) as pipeline:
+        with self.file.open() as container, DaliPipeline.lent(self.device) as pipeline:
             for data, order in self._small_files(container, plan):
                 following = iter(order)
                 for sequence in pipeline.sequences(data, len(order)):
@@ -187,107 +178,6 @@ class DaliFile:
             yield chunk
 
 
-class _Pipeline:
-    """One DALI pipeline: small files in, their frames out. Each keeps one engine of the GPU busy. Free ones wait for the next file of
-    whatever codec and size."""
-
-    _idle, _lent, _building, _lock, _builders = {}, Counter(), Counter(), threading.Lock(), None
-
-    def __init__(self, device):
-        from nvidia.dali import Pipeline, fn
-
-        gpu = device.type == "cuda"
-        with _Pipeline._lock:  # several builders come at once
-            self._stream = _stream(device) if gpu else None
-        # No run ahead: it would ask for frames of a file that was not fed yet. Others decode meanwhile.
-        self._pipeline = Pipeline(1, 1, device.index if gpu else None, prefetch_queue_depth=1, exec_dynamic=True)
-        with self._pipeline:
-            # DALI would tie the threads of all pipelines to the same cores.
-            place = {"device": "mixed", "affine": False} if gpu else {"device": "cpu"}
-            video = fn.experimental.inputs.video(name="video", sequence_length=SEQUENCE, **place)
-            self._pipeline.set_outputs(video)
-        with TURNS.device_waits():
-            self._pipeline.build()
-
-    @classmethod
-    def ready(cls, device):
-        """Whether a pipeline is free, or comes at once because others are at work."""
-        return bool(cls._idle.get(str(device))) or 0 < cls._lent[str(device)] < MOST
-
-    @classmethod
-    def order(cls, device):
-        """Begin to build one more in the background; None if there are enough."""
-        with cls._lock:
-            if cls._lent[str(device)] + cls._building[str(device)] >= MOST:
-                return None
-            cls._building[str(device)] += 1
-            cls._builders = cls._builders or ThreadPoolExecutor(BUILT_AT_ONCE, "build")
-        return cls._builders.submit(cls._build, device)
-
-    @classmethod
-    def cancel(cls, ordered, device):
-        """Nobody waits for it any more. One that is being built already is kept for the next file."""
-        if ordered is not None and ordered.cancel():
-            with cls._lock:
-                cls._building[str(device)] -= 1
-
-    @classmethod
-    def _build(cls, device):
-        try:
-            pipeline = cls(device)
-            with cls._lock:
-                cls._idle.setdefault(str(device), []).append(pipeline)
-        except (RuntimeError, MemoryError) as error:
-            warnings.warn(f"DALI cannot start, so a video is decoded on the CPU: {_cause(error)}", stacklevel=2)
-        finally:
-            with cls._lock:
-                cls._building[str(device)] -= 1
-
-    @classmethod
-    @contextmanager
-    def lent(cls, device):
-        """A pipeline that is free, or a new one. One that failed or was left in the middle of a file is not used again."""
-        place, pipeline = str(device), None
-        with cls._lock:
-            idle = cls._idle.setdefault(place, [])
-            if not idle and cls._lent[place] == MOST:
-                warnings.warn(f"{MOST} videos are being decoded by DALI on {place}: further ones are decoded on the CPU", stacklevel=2)
-                raise Damaged
-            pipeline = idle.pop() if idle else None
-            cls._lent[place] += 1
-        try:
-            pipeline = pipeline or cls(device)
-            yield pipeline
-            with cls._lock:
-                idle.append(pipeline)
-        except (RuntimeError, MemoryError) as error:
-            warnings.warn(f"DALI gave up on a video, which is now decoded on the CPU: {_cause(error)}", stacklevel=2)
-            raise Damaged from error
-        finally:
-            with cls._lock:
-                cls._lent[place] -= 1
-
-    def sequences(self, data, count):
-        """Yield the `count` frames of a file in memory as uint8 tensors (n, H, W, 3), views of DALI's memory."""
-        self._pipeline.feed_input("video", [np.frombuffer(data, np.uint8)])
-        while count > 0:
-            # Nothing is under way between two runs, so a reader may stop anywhere.
-            with TURNS.device_waits():
-                (sequence,) = self._pipeline.run()
-            frames = self.apart(torch.from_dlpack, sequence[0])
-            count -= len(frames)
-            if count < 0:
-                raise RuntimeError("more pictures came than there are packets")
-            yield frames
-
-    def apart(self, function, *arguments):
-        return function(*arguments) if self._stream is None else _apart(self._stream, function, *arguments)
-
-
-# At the very end DALI would look for a driver that is gone.
-atexit.register(lambda: _Pipeline._idle.clear())
-
-
 def _small_file(chunk, video):
     """Matroska file of the packets, frame i of the order of presentation at 40 i ms."""
     rank = {pts: place for place, pts in enumerate(sorted(pts for _, pts in chunk))}
@@ -302,12 +192,6 @@ def _small_file(chunk, video):
     return data.getvalue()
 
 
-def _cause(error):
-    """The line of a DALI error that says what happened: it stands behind "encountered:"."""
-    lines = [line for line in str(error).partition("encountered:")[2].splitlines() or str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
-
-
 def _finished(sequence, places, turn, colors):
     """([pixels], [whether it is black]) of the frames at `places` of a sequence, in the colors that their file says, upright, and in
     memory of their own: DALI's may be written again, and goes with its pipeline."""
@@ -319,20 +203,6 @@ def _given(pixels):
     return pixels
 
 
-def _apart(stream, function, *arguments):
-    """What `function` returns, done when this returns; on a stream apart, so that it never queues behind a step of an engine."""
-    with TURNS.device_waits(), torch.cuda.stream(stream):  # the first launch of a kernel loads it
-        result = function(*arguments)
-        stream.synchronize()
-    return result
-
-
-@cache
-def _stream(device):
-    # One for all: memory that a frame gave back on one stream is not there for another.
-    return torch.cuda.Stream(device)
-
-
 def _moved(render, device):
     pixels = render()
-    return pixels if device.type == "cpu" else _apart(_stream(device), partial(pixels.to, device, non_blocking=True))
+    return pixels if device.type == "cpu" else done_apart(decode_stream(device), partial(pixels.to, device, non_blocking=True))

@@ -13,7 +13,7 @@ from .video_colors import ToRgb, turn_of
 from .video_feed import Damaged, planned_packets
 from .video_index import read_index
 from .video_index_process import LONG, READERS
-from .video_packets import Tally, from_key_frame, reason_of
+from .video_packets import Tally, from_key_frame, read_alone, reason_of
 from .video_plan import make_plan
 from .video_source import Picture
 
@@ -141,9 +141,7 @@ class VideoFile:
     def video_of(self, container):
         """The stream to decode of a container that `open` gave; the others are not read."""
         video = select_stream(container, self.source, self.stream)
-        for other in container.streams:
-            if other is not video:
-                other.discard = av.stream.Discard.all
+        read_alone(container, video)
         return video
 
     def _decode(self, start, end, threads, after=None):

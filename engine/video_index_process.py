@@ -15,7 +15,7 @@ import threading
 import av
 
 from .video_index import read_index
-from .video_packets import Tally
+from .video_packets import Tally, read_alone
 from .video_plan import PacketIndex
 
 LONG = 2000  # packets from which on a process is asked
@@ -26,10 +26,9 @@ def answer(address, number):
     """The index of stream `number` of a file, and how its packets were counted, as JSON types."""
     tally = Tally()
     with av.open(address) as container:
-        for other in container.streams:
-            if other.index != number:
-                other.discard = av.stream.Discard.all
-        index = read_index(container, container.streams[number], tally)
+        video = container.streams[number]
+        read_alone(container, video)
+        index = read_index(container, video, tally)
     return {"index": index and list(index), "tally": [tally.packets, tally.reached, tally.longest_step]}
 
 

@@ -8,6 +8,13 @@ import av
 from .errors import VideoError
 
 
+def read_alone(container, video):
+    """Leave every stream of a container but `video` unread."""
+    for other in container.streams:
+        if other is not video:
+            other.discard = av.stream.Discard.all
+
+
 class Tally:
     """What one reading of the file met: packets, failures, and how pictures rank in the order of presentation."""
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from . import native
-from .gemm import gemm
+from .gemm import gemm, readable
 from .swiglu import reference_swiglu, swiglu
 
 TILES = (72, 80, 96, 112, 128, 136, 144, 160, 192, 224, 256, 272, 288, 320)  # tokens of a CTA; csrc/gated_gemm_launch.cuh has them
@@ -65,16 +65,11 @@ def way_of(tokens, width, depth):
 
 def takes(x, weight):
     """Whether the kernel can compute it: bf16 on Hopper, rows of 16-byte words, no gradient wanted."""
-    if "cuda" not in native.LANGUAGE or not x.is_cuda or torch.cuda.get_device_capability(x.device)[0] != 9:
+    if x.dtype != torch.bfloat16 or weight.dtype != torch.bfloat16 or not len(x) or x.shape[1] % 8 or len(weight) % 16:
         return False
-    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+    if not readable(x, weight) or torch.cuda.get_device_capability(x.device)[0] != 9:
         return False
-    if x.dtype != torch.bfloat16 or weight.dtype != torch.bfloat16 or not x.is_contiguous() or not weight.is_contiguous():
-        return False
-    if not len(x) or x.shape[1] % 8 or len(weight) % 16:
-        return False
-    # A compiler cannot tell where a tensor begins, and what it makes begins at multiples of 16 bytes.
-    return torch.compiler.is_compiling() or x.storage_offset() % 8 == weight.storage_offset() % 8 == 0
+    return torch.compiler.is_compiling() or weight.storage_offset() % 8 == 0
 
 
 def launch_gated_gemm(x, weight, way, bias=None):

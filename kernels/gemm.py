@@ -50,13 +50,19 @@ def quantizes(tokens, device):
 
 def few(x, weight):
     """Whether csrc/gemv.cuh, or csrc/gemv_fp8.cuh, takes this product."""
-    if not 0 < len(x) <= FEW or "cuda" not in native.LANGUAGE or not x.is_cuda or not len(weight):
-        return False
-    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+    if not 0 < len(x) <= FEW or not len(weight) or not readable(x, weight):
         return False
     fp8 = x.dtype == torch.bfloat16 and weight.dtype == FP8 and x.shape[1] % 16 == 0
     half = x.dtype == weight.dtype and x.dtype in (torch.bfloat16, torch.float16) and x.shape[1] % 32 == 0 and weight.numel() >= SMALLEST
-    if not (fp8 or half) or not x.is_contiguous() or not weight.is_contiguous():
+    return fp8 or half
+
+
+def readable(x, weight):
+    """Whether a CUDA op of ours may read both: it was built, no gradient is wanted, rows stand one after another, and x, two bytes a
+    number, begins at a multiple of 16 of them."""
+    if "cuda" not in native.LANGUAGE or not x.is_cuda or not x.is_contiguous() or not weight.is_contiguous():
+        return False
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
         return False
     # A compiler cannot tell where a tensor begins, and what it makes begins at multiples of 16 bytes; the op refuses any other.
     return torch.compiler.is_compiling() or x.storage_offset() % 8 == 0

@@ -76,7 +76,7 @@ class GatedBlock(nn.Module):
         """x, delta: (P, width), delta perhaps a `Product` -> (x, delta)."""
         normed, x = self.norm1(x, delta, self.attention.qkv.fp8)
         normed, x = self.norm2(x, self.attention(normed, segments, rotary), self.gate_up.fp8)
-        if self.gate_up.fp8 or self.down.fp8:
+        if self.gate_up.fp8:
             return x, self.down(swiglu(self.gate_up(normed, bare=True), self.down.fp8), bare=True)
         return x, self.down(gated_gemm(normed, self.gate_up.weight, self.gate_up.bias), bare=True)
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from evostreaming.engine import video, video_dali
+from evostreaming.engine import video, video_dali, video_dali_pipeline
 from evostreaming.engine.errors import ArgumentError, VideoError
 from evostreaming.engine.video import FrameSource, open_source, where_decoded
 from evostreaming.engine.video_dali import DaliFile, refusal
@@ -28,7 +28,7 @@ from evostreaming.kernels.recolor import recolor
 CLIPS = Path(os.environ.get("EVOSTREAMING_SHARED") or Path(__file__).parents[2] / ".." / "shared") / "data" / "video"
 NAMES = sorted(p for p in os.listdir(CLIPS) if p.endswith(("mp4", "webm", "avi"))) if CLIPS.exists() else []
 CPU = torch.device("cpu")
-PIPELINE = video_dali._Pipeline
+PIPELINE = video_dali.DaliPipeline
 needs_dali = pytest.mark.skipif(not video_dali.installed(), reason="DALI is not installed")
 
 
@@ -50,7 +50,7 @@ class Double:
         with av.open(io.BytesIO(data)) as container:
             frames = [torch.from_numpy(frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
         assert len(frames) == count, "every picture of the file is one that was sent"
-        yield from torch.stack(frames).split(video_dali.SEQUENCE)
+        yield from torch.stack(frames).split(video_dali_pipeline.SEQUENCE)
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -79,7 +79,7 @@ def test_what_dali_adds_to_colors_on_a_gpu_is_taken_away(matrix, red, blue, full
 @pytest.fixture
 def double(monkeypatch):
     Double.files = 0
-    monkeypatch.setattr(video_dali, "_Pipeline", Double)
+    monkeypatch.setattr(video_dali, "DaliPipeline", Double)
     monkeypatch.setattr(video_dali, "colors_of", lambda file, device: ())  # the double converts colors as PyAV does
     return Double
 
@@ -119,7 +119,7 @@ def pipelines(**members):
 def test_pyav_decodes_while_a_pipeline_is_built_and_then_gives_way(tmp_path, film, double, monkeypatch, fps, numbers):
     gate = threading.Event()
     late = pipelines(__init__=lambda self, device: gate.wait(10) and None)
-    monkeypatch.setattr(video_dali, "_Pipeline", late)
+    monkeypatch.setattr(video_dali, "DaliPipeline", late)
     path = film.write(tmp_path / "clip.mp4", [film.picture(i) for i in range(1, 121)], options={"g": "15"})
     with FrameSource(DaliFile(VideoFile(path), CPU, patient=False), fps, queue=1) as source:
         frames = [next(source) for _ in range(7)]
@@ -133,7 +133,7 @@ def test_pyav_decodes_while_a_pipeline_is_built_and_then_gives_way(tmp_path, fil
 
 def test_beside_files_that_dali_decodes_one_more_does_not_begin_on_the_cpu(tmp_path, film, double, monkeypatch):
     many = pipelines(__init__=lambda self, device: None)
-    monkeypatch.setattr(video_dali, "_Pipeline", many)
+    monkeypatch.setattr(video_dali, "DaliPipeline", many)
     monkeypatch.setattr(DaliFile, "_by_pyav", None)
     path = film.write(tmp_path / "clip.mp4", [film.picture(i) for i in range(1, 31)])
     with many.lent(CPU):
@@ -145,8 +145,8 @@ def test_beside_files_that_dali_decodes_one_more_does_not_begin_on_the_cpu(tmp_p
 def test_a_file_that_ends_before_its_pipeline_is_built_never_waits_for_it(tmp_path, film, double, monkeypatch):
     begun, gate = threading.Event(), threading.Event()
     late = pipelines(__init__=lambda self, device: begun.set() or (gate.wait(10) and None))
-    monkeypatch.setattr(video_dali, "_Pipeline", late)
-    monkeypatch.setattr(video_dali, "BUILT_AT_ONCE", 1)
+    monkeypatch.setattr(video_dali, "DaliPipeline", late)
+    monkeypatch.setattr(video_dali_pipeline, "BUILT_AT_ONCE", 1)
     path = film.write(tmp_path / "clip.mp4", [film.picture(i) for i in range(1, 31)])
     for _ in range(4):
         with FrameSource(DaliFile(VideoFile(path), CPU, patient=False), queue=1) as source:
@@ -165,7 +165,7 @@ def test_pipelines_that_cannot_be_built_leave_everything_to_pyav(tmp_path, film,
         raise RuntimeError("no driver")
 
     late = pipelines(__init__=fail)
-    monkeypatch.setattr(video_dali, "_Pipeline", late)
+    monkeypatch.setattr(video_dali, "DaliPipeline", late)
     path = film.write(tmp_path / "clip.mp4", [film.picture(i) for i in range(1, 31)])
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -183,7 +183,7 @@ def test_a_pipeline_that_gives_more_pictures_than_packets_is_not_used_again(tmp_
         def run(self):
             return (torch.zeros(1, 8, 4, 4, 3, dtype=torch.uint8),)
 
-    pipeline = object.__new__(video_dali._Pipeline)
+    pipeline = object.__new__(video_dali.DaliPipeline)
     pipeline._pipeline, pipeline._stream = Chatty(), None
     with pytest.raises(RuntimeError, match="more pictures came"):
         list(pipeline.sequences(b"1", 12))
@@ -219,9 +219,9 @@ def test_a_pipeline_that_fails_is_dropped_and_pyav_goes_on(tmp_path, film, monke
             raise RuntimeError("Critical error in pipeline:\nencountered:\n\nno more sessions\nPipeline is no longer valid.")
 
     made, broken = [], Broken
-    broken.lent = classmethod(video_dali._Pipeline.lent.__func__)
+    broken.lent = classmethod(video_dali.DaliPipeline.lent.__func__)
     broken._idle, broken._lent, broken._lock = {}, Counter(), threading.Lock()
-    monkeypatch.setattr(video_dali, "_Pipeline", broken)
+    monkeypatch.setattr(video_dali, "DaliPipeline", broken)
     path = film.write(tmp_path / "clip.mp4", [film.picture(i) for i in range(60)], options={"g": "30", "bf": "0"})
     with pytest.warns(UserWarning, match="DALI gave up on a video.*no more sessions"):
         frames = read(DaliFile(VideoFile(path), CPU), None)
@@ -232,7 +232,7 @@ def test_a_pipeline_that_fails_is_dropped_and_pyav_goes_on(tmp_path, film, monke
 def test_files_beyond_the_sessions_of_the_decoder_go_to_pyav(tmp_path, film, monkeypatch):
     class Session(Double):
         alive = 0
-        lent = classmethod(video_dali._Pipeline.lent.__func__)
+        lent = classmethod(video_dali.DaliPipeline.lent.__func__)
         _idle, _lent, _lock = {}, Counter(), threading.Lock()
 
         def __init__(self, device):
@@ -240,10 +240,10 @@ def test_files_beyond_the_sessions_of_the_decoder_go_to_pyav(tmp_path, film, mon
                 raise RuntimeError("no more sessions")
             Session.alive += 1
 
-    monkeypatch.setattr(video_dali, "_Pipeline", Session)
+    monkeypatch.setattr(video_dali, "DaliPipeline", Session)
     path = film.write(tmp_path / "clip.mp4", [film.picture(i) for i in range(1, 61)], options={"g": "30"})
     for most, message in ((2, "2 videos are being decoded by DALI on cpu"), (3, "DALI gave up on a video.*no more sessions")):
-        monkeypatch.setattr(video_dali, "MOST", most)
+        monkeypatch.setattr(video_dali_pipeline, "MOST", most)
         with pytest.warns(UserWarning, match=message), DecodePool(workers=2) as pool:
             sources = [FrameSource(DaliFile(VideoFile(path), CPU), None, queue=1, pool=pool) for _ in range(5)]
             first = [next(source) for source in sources]
@@ -340,7 +340,7 @@ def test_dali_on_the_cpu_shows_what_pyav_shows(fps):
     path = CLIPS / "nasa_odd_vp9.webm"
     with open_source(path, fps, decoder="dali", device="cpu") as source:
         frames = list(source)
-    video_dali._Pipeline._idle.clear()  # the frames outlive what decoded them
+    video_dali.DaliPipeline._idle.clear()  # the frames outlive what decoded them
     gc.collect()
     for a, b in zip(frames, read(VideoFile(path), fps), strict=True):
         assert a[1:] == b[1:] and (a.pixels.float() - b.pixels.float()).abs().mean() < 1

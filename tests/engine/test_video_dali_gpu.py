@@ -148,12 +148,12 @@ def test_on_the_gpu_a_deleted_file_is_read_to_its_end_and_more_files_than_engine
 @pytest.mark.gpu
 def test_on_the_gpu_a_file_begins_before_there_is_a_pipeline_and_frames_outlive_it(tmp_path, film):
     path = film.write(tmp_path / "clip.mp4", [film.picture(i, 320, 192) for i in range(200)], options={"g": "10"})
-    video_dali._Pipeline._idle.clear()
+    video_dali.DaliPipeline._idle.clear()
     frames = []
     for decoder in ("auto", "dali"):
         with open_source(path, decoder=decoder, device="cuda") as source:
             frames += source
-        video_dali._Pipeline._idle.clear()
+        video_dali.DaliPipeline._idle.clear()
         gc.collect()
         again = on_the_gpu(path)  # what was let go of is written again, if it was not ours
         assert len(again) == 200
