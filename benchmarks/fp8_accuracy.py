@@ -28,7 +28,7 @@ from evostreaming.eval.sweep_plan import plan_watches
 from .random_checkpoint import random_engine
 from .workload import make_frames
 
-STREAMS = 16
+STREAMS = 64
 KINDS = {"bfloat16": "bfloat16", "float32": "float32", "fp8": "bfloat16"}  # and the dtype of what is not in fp8
 MARGINS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # of a probability, from one half
 

@@ -5,7 +5,11 @@ do so as they like: where they are built, begin a file, or need memory.
 """
 
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+import torch
+
+INVALIDATED = 901  # cudaErrorStreamCaptureInvalidated
 
 
 class Turns:
@@ -44,3 +48,28 @@ class Turns:
 
 
 TURNS = Turns()  # of this process: a capture anywhere is void for a wait anywhere
+_VOID = []  # graphs that torch before 2.12 still asks about pinned memory after their capture has failed
+
+
+class VoidCapture(Exception):
+    """Somebody outside of `TURNS` waited for the device during a capture. Nothing else has changed by it."""
+
+
+@contextmanager
+def capturing(graph, pool):
+    """`torch.cuda.graph` in its turn; meanwhile other threads may bring frames. Raises VoidCapture; `pool` is not to be captured into again
+    then."""
+    stream, device = torch.cuda.current_stream(), torch.cuda.current_device()
+    try:
+        with TURNS.capture(), torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            yield
+    except RuntimeError as error:
+        if getattr(error, "error_code", None) != INVALIDATED and "StreamCaptureInvalidated" not in str(error):
+            raise
+        # Here torch leaves the stream of the capture current, the pool in use and, before 2.12, the allocator as if the capture went on.
+        torch.cuda.set_stream(stream)
+        with suppress(RuntimeError):
+            torch._C._cuda_endAllocateToPool(device, pool)
+        torch._C._cuda_releasePool(device, pool)
+        _VOID.append(graph)
+        raise VoidCapture from error

@@ -8,6 +8,7 @@ other; nothing waits between them. Passes so large that the host launches them f
 capturing them would cost memory, time and padding, and win nothing.
 """
 
+import warnings
 from collections import OrderedDict
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 
 from ..kernels import append, append_attention
 from .cache import most_pages
-from .capture_turns import TURNS
+from .capture_turns import VoidCapture, capturing
 from .plan import Plan
 
 KEPT = 64
@@ -23,6 +24,7 @@ ROUND = 16  # new tokens are padded to a multiple of this, or of the power of tw
 LARGEST = 6e12  # multiply-adds of a captured pass: about 20 ms of a large GPU, twice what the host takes to launch the layers
 AHEAD = 2  # passes of `TokenGraph` under way when the host waits for the first of them
 SHARE = 16  # captures take at most about 1/SHARE of the device's memory
+TRIES = 3  # to capture, when others keep waiting for the device
 PAID = 32  # replays that are worth a capture, with a margin of two or three
 FRAME_SHAPES = 4  # shapes of frames whose preprocessing is captured with the tower; a capture for each video of a benchmark would cost more
 ALIGNED = 128  # bytes; kernels compiled for aligned arguments, as the allocator gives them, then serve here too
@@ -64,15 +66,19 @@ class Graphs:
         self.limit = torch.cuda.mem_get_info(device)[1] // SHARE if device.type == "cuda" else float("inf")
 
     def get(self, key, make):
-        """The graph of a shape, made by `make()` the second time the shape is asked for; None the first time, and for a new shape when
-        the captures have taken all the memory they may and have not yet been worth it."""
+        """The graph of a shape, made by `make()` the second time the shape is asked for; None the first time, for a new shape when the
+        captures have taken all the memory they may and have not yet been worth it, and when others of this process prevent the capture."""
         if key not in self.kept:
             if key not in self.seen or not self.has_room():
                 self.seen.add(key)
                 return None
             while len(self.kept) >= KEPT:
                 self.kept.popitem(last=False)  # first, so that its blocks can serve the new one
-            self.kept[key] = make()
+            try:
+                self.kept[key] = make()
+            except VoidCapture:
+                warnings.warn("no CUDA graph: another thread keeps waiting for the device; it is tried again later", stacklevel=2)
+                return None
         self.kept.move_to_end(key)
         self.replays += 1
         return self.kept[key]
@@ -89,21 +95,26 @@ class Graphs:
         return True
 
     def capture(self, function):
-        """(graph, what `function` returned inside it). Runs it once before, so that lazy set-up stays outside."""
-        self.pool = self.pool or torch.cuda.graph_pool_handle()
+        """(graph, what `function` returned inside it). Runs it once before, so that lazy set-up stays outside. Raises VoidCapture."""
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             function()
         side.synchronize()
         torch.cuda.empty_cache()
-        graph = torch.cuda.CUDAGraph()
-        # Another thread may bring frames meanwhile, but not by what waits for the device.
-        with TURNS.capture(), torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
-            before = torch.cuda.memory_reserved()  # this process's own, unlike what the device says is free
-            result = function()
-        self.bytes += max(0, torch.cuda.memory_reserved() - before)
-        return graph, result
+        for left in reversed(range(TRIES)):
+            self.pool, graph = self.pool or torch.cuda.graph_pool_handle(), torch.cuda.CUDAGraph()
+            try:
+                with capturing(graph, self.pool):
+                    before = torch.cuda.memory_reserved()  # this process's own, unlike what the device says is free
+                    result = function()
+            except VoidCapture:
+                self.pool = None
+                if not left:
+                    raise
+            else:
+                self.bytes += max(0, torch.cuda.memory_reserved() - before)
+                return graph, result
 
 
 class TowerGraph:

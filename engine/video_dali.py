@@ -23,6 +23,7 @@ from .video_plan import make_plan
 from .video_source import Picture
 
 CHUNK_BYTES = 16 << 20  # of packets in one small file, up to the next key frame
+SHORT = 100e6  # pixels that a CPU core decodes in a third of a second; a pipeline takes as long to begin
 MOST_BYTES = 256 << 20  # without a key frame; a file may have a single one
 FEEDING = threading.Lock()  # small files are made one after the other, for the reason why files are indexed so
 CPU_CODECS = {"vp8", "vp9", "mjpeg"}
@@ -66,7 +67,7 @@ def refusal(file, device):
 class DaliFile:
     """Reader with the attributes of `file`, a VideoFile; its pictures lie on `device` as uint8 (H, W, 3).
 
-    patient: wait until the first pipeline is built; else PyAV decodes meanwhile, and a short file to its end.
+    patient: DALI decodes everything, from when the first pipeline is built; else PyAV decodes until then, and what is short to its end.
     """
 
     def __init__(self, file, device, patient=True):
@@ -80,6 +81,9 @@ class DaliFile:
         plan = self.file.plan(start, end, rate)
         if plan is not None and plan.index.steady:
             try:
+                if not self._patient and sum(plan.feed) * self.width * self.height < SHORT:
+                    yield from self._by_pyav(start, end, rate)
+                    return
                 if not self._patient and not DaliPipeline.ready(self.device):
                     last = yield from self._until_ready(start, end, rate)
                     if last is None:

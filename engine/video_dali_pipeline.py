@@ -26,19 +26,19 @@ class DaliPipeline:
     _idle, _lent, _building, _lock, _builders = {}, Counter(), Counter(), threading.Lock(), None
 
     def __init__(self, device):
-        from nvidia.dali import Pipeline, fn
-
         gpu = device.type == "cuda"
         with DaliPipeline._lock:  # several builders come at once
             self._stream = decode_stream(device) if gpu else None
-        # No run ahead: it would ask for frames of a file that was not fed yet. Others decode meanwhile.
-        self._pipeline = Pipeline(1, 1, device.index if gpu else None, prefetch_queue_depth=1, exec_dynamic=True)
-        with self._pipeline:
-            # DALI would tie the threads of all pipelines to the same cores.
-            place = {"device": "mixed", "affine": False} if gpu else {"device": "cpu"}
-            video = fn.experimental.inputs.video(name="video", sequence_length=SEQUENCE, **place)
-            self._pipeline.set_outputs(video)
-        with TURNS.device_waits():
+        with TURNS.device_waits():  # to load the library is one already
+            from nvidia.dali import Pipeline, fn
+
+            # No run ahead: it would ask for frames of a file that was not fed yet. Others decode meanwhile.
+            self._pipeline = Pipeline(1, 1, device.index if gpu else None, prefetch_queue_depth=1, exec_dynamic=True)
+            with self._pipeline:
+                # DALI would tie the threads of all pipelines to the same cores.
+                place = {"device": "mixed", "affine": False} if gpu else {"device": "cpu"}
+                video = fn.experimental.inputs.video(name="video", sequence_length=SEQUENCE, **place)
+                self._pipeline.set_outputs(video)
             self._pipeline.build()
 
     @classmethod
@@ -79,7 +79,7 @@ class DaliPipeline:
     @contextmanager
     def lent(cls, device):
         """A pipeline that is free, or a new one. One that failed or was left in the middle of a file is not used again."""
-        place, pipeline = str(device), None
+        place, pipeline, whole = str(device), None, False
         with cls._lock:
             idle = cls._idle.setdefault(place, [])
             if not idle and cls._lent[place] == MOST:
@@ -90,18 +90,22 @@ class DaliPipeline:
         try:
             pipeline = pipeline or cls(device)
             yield pipeline
-            with cls._lock:
-                idle.append(pipeline)
+            whole = True
         except (RuntimeError, MemoryError) as error:
             warnings.warn(f"DALI gave up on a video, which is now decoded on the CPU: {_cause(error)}", stacklevel=2)
             raise Damaged from error
         finally:
             with cls._lock:
                 cls._lent[place] -= 1
+                if whole:
+                    idle.append(pipeline)
+            if pipeline and not whole:
+                pipeline.close()
 
     def sequences(self, data, count):
         """Yield the `count` frames of a file in memory as uint8 tensors (n, H, W, 3), views of DALI's memory."""
-        self._pipeline.feed_input("video", [np.frombuffer(data, np.uint8)])
+        with TURNS.device_waits():
+            self._pipeline.feed_input("video", [np.frombuffer(data, np.uint8)])
         while count > 0:
             # Nothing is under way between two runs, so a reader may stop anywhere.
             with TURNS.device_waits():
@@ -111,6 +115,11 @@ class DaliPipeline:
             if count < 0:
                 raise RuntimeError("more pictures came than there are packets")
             yield frames
+
+    def close(self):
+        """Free it now, in its turn. Frames that it gave must be gone or copied."""
+        with TURNS.device_waits():
+            self._pipeline = None
 
     def apart(self, function, *arguments):
         return function(*arguments) if self._stream is None else done_apart(self._stream, function, *arguments)

@@ -24,18 +24,20 @@ NETWORK_OPTIONS = {"reconnect": "1", "reconnect_on_network_error": "1", "reconne
 # other is read sooner than many at once.
 INDEXING = threading.Lock()
 FULL_RANGE = 2  # FFmpeg's number of brightness from 0 to 255
+LARGE = 1920 * 1088  # pixels; more wait for memory, not for each other
 JUMP = 1  # seconds back: more is not a wrong time stamp but a new recording appended to the file
 
 
 class VideoFile:
-    """Reader over one video stream of a file. Raises VideoError when it is missing, not a video, or no picture of it can be decoded."""
+    """Reader over one video stream of a file. threads: CPU cores that are there for it; 0: all, as it takes them. Raises VideoError when it
+    is missing, not a video, or no picture of it can be decoded."""
 
     live = False
 
     def __init__(self, source, stream=0, over_network=False, threads=0):
-        self.source, self.stream, self._over_network, self._threads = str(source), stream, over_network, threads
+        self.source, self.stream, self._over_network = str(source), stream, over_network
         self.decoded = self.skipped = 0
-        self._colors = ToRgb(source, threads or os.cpu_count())
+        self._colors = ToRgb(source, max(threads // 4, 1) if threads else os.cpu_count())
         self._address = self.source if over_network else f"file:{source}"  # "file:" keeps names with a colon from being taken for protocols
         self._network = {"options": NETWORK_OPTIONS, "timeout": 20.0} if over_network else {}
         if not over_network:
@@ -46,6 +48,8 @@ class VideoFile:
             self.codec, self.base = video.codec_context.codec.canonical_name, video.time_base
             self._number, self.origin = video.index, 0 if first.pts is None else first.pts
             self.pixel_format, self.stored_size, self.turn = first.format.name, (first.width, first.height), turn_of(first)
+            # A picture often waits for one that it refers to: with two threads a core there is something else to do.
+            self._threads = threads if threads == 1 or first.width * first.height > LARGE else 2 * threads
             self.matrix, self.interlaced = int(first.colorspace), first.interlaced_frame
             self.full_range = int(first.color_range) == FULL_RANGE or self.pixel_format.startswith("yuvj")
             self.rotation = -first.rotation % 360

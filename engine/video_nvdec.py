@@ -5,6 +5,8 @@ from functools import cache
 
 import torch
 
+from .capture_turns import TURNS
+
 # cudaVideoCodec of the driver's interface by FFmpeg's names.
 CODECS = {"mpeg2video": 1, "mpeg4": 2, "h264": 4, "mjpeg": 5, "hevc": 8, "vp8": 9, "vp9": 10, "av1": 11}
 YUV420 = 1
@@ -31,7 +33,7 @@ def capabilities(codec, device="cuda"):
     except OSError:
         return None
     asked = _Capabilities(codec=CODECS[codec], chroma=YUV420)
-    with torch.cuda.device(device):
+    with TURNS.device_waits(), torch.cuda.device(device):
         torch.cuda.current_stream().synchronize()  # the driver answers for the context of this thread
         failed = library.cuvidGetDecoderCaps(ctypes.byref(asked))
     if failed or not asked.supported:

@@ -1,4 +1,5 @@
-"""Many videos at once: a few threads decode for all of them, and the one whose consumer is nearest to waiting is served next."""
+"""Many videos at once: a few threads decode for all of them, and the one whose consumer is nearest to waiting is served next; those that
+nobody reads yet come behind."""
 
 import os
 import threading
@@ -130,7 +131,11 @@ class DecodePool:
         share = self._share
         # A source that was closed is taken too, so that its file is let go of.
         open_to_more = [job for job in self._jobs if not job.busy and (job.ready.ended or job.waiting < job.room(share))]
-        return min(open_to_more, key=lambda job: (job.waiting, job.done - job.expected), default=None)
+        # What begins ahead of its reader takes long for its first frames: not all threads at once while others are being read.
+        ahead = sum(job.busy and not job.ready.asked for job in self._jobs)
+        if ahead >= max(self.workers // 2, 1) and any(job.ready.asked for job in self._jobs):
+            open_to_more = [job for job in open_to_more if job.ready.asked or job.ready.ended]
+        return min(open_to_more, key=lambda job: (not job.ready.asked, job.waiting, job.done - job.expected), default=None)
 
 
 class _Job:

@@ -110,6 +110,7 @@ class Ready:
         self.size, self.newest_wins, self.dropped = size, newest_wins, 0
         self.frames, self.changed = deque(), threading.Condition()
         self.ended, self.error, self.on_change = False, None, _nothing
+        self.asked = False  # whether anybody has come for a frame
 
     def put(self, frame):
         """Add a frame; False when nobody wants any more."""
@@ -127,6 +128,7 @@ class Ready:
 
     def get(self):
         with self.changed:
+            self.asked = True
             while not self.frames and not self.ended:
                 self.changed.wait()
             if not self.frames:

@@ -19,7 +19,8 @@ def open_video(watch, pool=None):
     # Turns that fall on the source's ticks need no other frame; turns between them need every frame, to find the last one not after.
     on_ticks = abs(watch.t_start * watch.fps - round(watch.t_start * watch.fps)) < SLACK
     fps, start = (watch.fps, watch.t_start) if on_ticks else (None, 0.0)
-    return open_source(watch.path, fps=fps, start=start, end=end, queue=WINDOW, pool=pool)
+    # The turns of a window, and the frame behind them, which says that the last one stands.
+    return open_source(watch.path, fps=fps, start=start, end=end, queue=WINDOW + 1, pool=pool)
 
 
 class Ahead:

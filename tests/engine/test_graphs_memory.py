@@ -1,9 +1,13 @@
 """Captures are bounded in number and memory, and shapes that come no more make way for those that come now."""
 
+import threading
+from contextlib import suppress
+
 import pytest
 import torch
 
 from evostreaming.engine import graphs as module
+from evostreaming.engine.capture_turns import VoidCapture
 from evostreaming.engine.graphs import Graphs
 
 MIB = 2**20
@@ -94,3 +98,51 @@ def test_what_is_dropped_serves_later_captures_and_a_new_pool_gives_memory_back(
     graphs.limit, graphs.replays = 0, module.PAID * len(graphs.kept)
     capture(3)
     assert graphs.bytes < two and torch.cuda.memory_reserved() <= held - 32 * MIB
+
+
+def test_a_shape_whose_captures_were_void_runs_without_a_graph_and_is_tried_again(few):
+    def void():
+        raise VoidCapture
+
+    assert ask(few, "a") is None
+    with pytest.warns(UserWarning, match="keeps waiting for the device"):
+        assert few.get("a", void) is None
+    assert ask(few, "a") == "graph of a, beside none"
+
+
+@pytest.mark.gpu
+def test_a_void_capture_is_tried_again_and_leaves_captures_and_memory_sound():
+    def in_the_way():
+        with suppress(RuntimeError):  # it is told, too
+            torch.cuda.synchronize()
+
+    def work(voids):
+        calls.append(1)
+        y = torch.cat([x, x]) + 1
+        if 1 < len(calls) <= 1 + voids:  # the first call is no capture
+            thread = threading.Thread(target=in_the_way)
+            thread.start()
+            thread.join()
+        return y * 2
+
+    graphs, x = Graphs(torch.device("cuda", torch.cuda.current_device())), torch.ones(1 << 20, device="cuda")
+    stream = torch.cuda.current_stream()
+    kept = []
+    for voids in (0, 1, 2, 0):
+        calls = []
+        kept.append(graphs.capture(lambda: work(voids)))  # noqa: B023
+        assert len(calls) == 2 + voids and torch.cuda.current_stream() == stream
+    calls = []
+    with pytest.raises(VoidCapture):
+        graphs.capture(lambda: work(9))
+    assert len(calls) == 1 + module.TRIES and torch.cuda.current_stream() == stream
+    torch.cuda.empty_cache()  # torch would stop the process here, were it still recording
+    x.fill_(3)
+    for graph, y in kept:
+        graph.replay()
+        assert y.unique().tolist() == [8] and len(y) == 2 << 20
+    free = torch.cuda.mem_get_info()[0]
+    kept.clear()
+    del graph, y
+    torch.cuda.empty_cache()
+    assert torch.cuda.mem_get_info()[0] > free, "the pools of graphs that are gone are given back"

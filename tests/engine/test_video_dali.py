@@ -35,12 +35,15 @@ needs_dali = pytest.mark.skipif(not video_dali.installed(), reason="DALI is not 
 class Double:
     """Stands for a pipeline: decodes each small file by itself, as DALI does, with PyAV."""
 
-    files = 0
+    files, closed = 0, 0
 
     @classmethod
     @contextmanager
     def lent(cls, device):
         yield cls()
+
+    def close(self):
+        Double.closed += 1
 
     def apart(self, function, *arguments):
         return function(*arguments)
@@ -76,9 +79,14 @@ def test_what_dali_adds_to_colors_on_a_gpu_is_taken_away(matrix, red, blue, full
     assert len(apart) > 10_000 and apart.max() <= (2 if matrix == 1 else 1)
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_short(monkeypatch):
+    monkeypatch.setattr(video_dali, "SHORT", 0)
+
+
 @pytest.fixture
 def double(monkeypatch):
-    Double.files = 0
+    Double.files = Double.closed = 0
     monkeypatch.setattr(video_dali, "DaliPipeline", Double)
     monkeypatch.setattr(video_dali, "colors_of", lambda file, device: ())  # the double converts colors as PyAV does
     return Double
@@ -160,6 +168,18 @@ def test_a_file_that_ends_before_its_pipeline_is_built_never_waits_for_it(tmp_pa
     assert len(late._idle["cpu"]) == 1
 
 
+@pytest.mark.parametrize("short, by_dali", [(40 * 64 * 48 + 1, 0), (40 * 64 * 48, 1)])
+def test_what_a_cpu_decodes_before_a_pipeline_has_begun_is_left_to_it(tmp_path, film, double, monkeypatch, short, by_dali):
+    many = pipelines(__init__=lambda self, device: None)
+    monkeypatch.setattr(video_dali, "DaliPipeline", many)
+    monkeypatch.setattr(video_dali, "SHORT", short)
+    path = film.write(tmp_path / "clip.mp4", [film.picture(i) for i in range(1, 41)], options={"g": "10"})
+    with many.lent(CPU):  # one is at work, so another one would come at once
+        frames = read(DaliFile(VideoFile(path), CPU, patient=False), None)
+    assert [film.number(f.pixels) for f in frames] == list(range(1, 41)) and double.files == by_dali
+    assert len(read(DaliFile(VideoFile(path), CPU), None)) == 40 and double.files == by_dali + 1, "who asks for DALI gets it"
+
+
 def test_pipelines_that_cannot_be_built_leave_everything_to_pyav(tmp_path, film, monkeypatch):
     def fail(self, device):
         raise RuntimeError("no driver")
@@ -173,6 +193,30 @@ def test_pipelines_that_cannot_be_built_leave_everything_to_pyav(tmp_path, film,
             assert [film.number(f.pixels) for f in source] == list(range(1, 31))
         late._builders.shutdown()
     assert any("DALI cannot start" in str(w.message) and "no driver" in str(w.message) for w in said) and not late._building["cpu"]
+
+
+def test_a_pipeline_left_in_the_middle_of_a_file_is_freed_at_once_and_one_at_its_end_is_kept(tmp_path, film, double, monkeypatch):
+    """Whenever else it went, it might make a capture void."""
+    many = pipelines(__init__=lambda self, device: None)
+    monkeypatch.setattr(video_dali, "DaliPipeline", many)
+    path = film.write(tmp_path / "clip.mp4", [film.picture(i) for i in range(1, 41)])
+    assert len(read(DaliFile(VideoFile(path), CPU), None)) == 40
+    assert double.closed == 0 and len(many._idle["cpu"]) == 1
+    pictures = DaliFile(VideoFile(path), CPU).pictures(Fraction(0), None)
+    next(pictures)
+    pictures.close()
+    assert double.closed == 1 and not many._idle["cpu"] and not many._lent["cpu"]
+
+
+def test_a_pipeline_is_freed_in_its_turn():
+    class Freed:
+        def __del__(self):
+            waiting.append(video_dali_pipeline.TURNS._waits)
+
+    waiting, pipeline = [], object.__new__(PIPELINE)
+    pipeline._pipeline = Freed()
+    pipeline.close()
+    assert waiting == [1]
 
 
 def test_a_pipeline_that_gives_more_pictures_than_packets_is_not_used_again(tmp_path, film, monkeypatch):
@@ -205,12 +249,9 @@ def test_black_that_is_there_is_believed(tmp_path, film, double):
 
 
 def test_a_pipeline_that_fails_is_dropped_and_pyav_goes_on(tmp_path, film, monkeypatch):
-    class Broken:
+    class Broken(Double):
         def __init__(self, device):
             made.append(self)
-
-        def apart(self, function, *arguments):
-            return function(*arguments)
 
         def sequences(self, data, count):
             with av.open(io.BytesIO(data)) as container:

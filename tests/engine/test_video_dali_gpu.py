@@ -146,7 +146,8 @@ def test_on_the_gpu_a_deleted_file_is_read_to_its_end_and_more_files_than_engine
 
 @needs_dali
 @pytest.mark.gpu
-def test_on_the_gpu_a_file_begins_before_there_is_a_pipeline_and_frames_outlive_it(tmp_path, film):
+def test_on_the_gpu_a_file_begins_before_there_is_a_pipeline_and_frames_outlive_it(tmp_path, film, monkeypatch):
+    monkeypatch.setattr(video_dali, "SHORT", 0)
     path = film.write(tmp_path / "clip.mp4", [film.picture(i, 320, 192) for i in range(200)], options={"g": "10"})
     video_dali.DaliPipeline._idle.clear()
     frames = []

@@ -38,12 +38,12 @@ def test_more_videos_than_threads_deliver_what_each_delivers_alone(tmp_path, fil
     assert got == alone and all(len(frames) > 1 for frames in got)
 
 
-def test_a_video_that_has_the_pool_to_itself_is_decoded_on_all_its_threads(tmp_path, film, counted):
+def test_a_video_that_has_the_pool_to_itself_keeps_all_cores_busy(tmp_path, film, counted):
     path = film.write(tmp_path / "clip.mp4", [film.picture(i) for i in range(60)])
     with DecodePool(workers=6) as pool:
         assert pool.threads_each == 6
         source = pool.open(path)
-        assert [film.number(f.pixels) for f in source] == list(range(60)) and source._reader._threads == 6
+        assert [film.number(f.pixels) for f in source] == list(range(60)) and source._reader._threads == 12
         held = [FrameSource(counted(), pool=pool) for _ in range(7)]
         assert pool.threads_each == 1 and len(held) == 7
 
@@ -85,6 +85,32 @@ def test_the_source_with_the_fewest_frames_waiting_is_next_then_the_one_with_mos
         assert order == ["long", "short", "some"] and pool._neediest() is None, "a full one is left alone"
         gate.set()
         first.close()
+
+
+def test_sources_that_are_read_come_before_those_prepared_ahead_which_leave_half_of_the_threads(counted):
+    gate = threading.Event()
+    held = [counted(3) for _ in range(4)]
+    for reader in held:
+        reader.pictures = lambda *_: (gate.wait(10) and None for _ in range(1))
+    with DecodePool(workers=4) as pool:
+        busy = [FrameSource(reader, pool=pool) for reader in held]  # all four threads
+        settles(lambda: [job.busy for job in pool._jobs], [True] * 4)
+        ahead = [FrameSource(counted(900), queue=8, pool=pool) for _ in range(2)]
+        assert pool._neediest().ready is ahead[0]._ready, "while nobody reads anything, all threads prepare"
+        read = FrameSource(counted(30), queue=8, pool=pool)
+        read._ready.frames.extend([None] * 7)
+        next(read)
+        job = pool._neediest()
+        assert job.ready is read._ready, "fuller than the others and nearer to its end, but somebody reads it"
+        job.busy = True
+        assert pool._neediest() is None, "four threads are busy for sources that nobody reads"
+        for source in busy[:3]:
+            source._ready.asked = True
+        assert pool._neediest().ready is ahead[0]._ready
+        job.busy = False
+        gate.set()
+        for source in busy:
+            source.close()
 
 
 def test_an_error_costs_its_own_source_only(pool, counted):

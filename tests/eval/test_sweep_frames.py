@@ -14,7 +14,7 @@ from evostreaming.engine.video import Frame, open_source
 from evostreaming.eval import sweep_frames
 from evostreaming.eval.episodes import Episode, Query, Target
 from evostreaming.eval.sweep_frames import Ahead, open_video, turn_frames
-from evostreaming.eval.sweep_plan import plan_bundles, plan_watches
+from evostreaming.eval.sweep_plan import WINDOW, plan_bundles, plan_watches
 from evostreaming.eval.sweep_workers import Worker
 
 CLIPS = {name: str(Path(evostreaming.__file__).parent / "assets" / "clips" / name) for name in ("demo.mp4", "wait.mp4")}
@@ -105,6 +105,21 @@ def test_what_is_prepared_decodes_before_it_is_asked_for_and_fails_only_then(ahe
     with pytest.raises(VideoError, match="noise.mp4"):
         ahead(bad)
     assert next(ahead(good)).time == 0.0
+
+
+def test_a_window_that_was_decoded_ahead_needs_no_decoder_any_more(ahead):
+    """Its last turn is known to be one only by the frame behind it: a sweep would wait for that of each of its videos."""
+    (watch,) = plan_watches([ALL], CLIPS)
+    source, deadline = ahead(watch), time.monotonic() + 10
+    while len(source._source._ready.frames) <= WINDOW and time.monotonic() < deadline:
+        time.sleep(0.01)
+    ahead._pool._neediest = lambda: None
+    turns, read = turn_frames(watch, source), []
+    thread = threading.Thread(target=lambda: read.extend(next(turns).index for _ in range(WINDOW)), daemon=True)
+    thread.start()
+    thread.join(5)
+    source.close()
+    assert len(read) == WINDOW
 
 
 class Slow:
