@@ -34,11 +34,11 @@ def check_quantization(kind, device, dtype, config):
 def quantize_model(model):
     """Quantize the weights of a `Model` where they are, one at a time: the host sees none, the device never holds two models.
 
-    `down` of the first layer stays: with it 1.2 % of the built-in model's decisions flip against bfloat16, without it 0.7 %, for 0.4 % of a
-    step of 7B.
+    `down` of the first two layers stays: with the second in fp8 1.05 % of the built-in model's decisions flip against bfloat16 on an H200,
+    with neither 0.74 %, for 0.4 % of a step of 7B each.
     """
     for index, layer in enumerate(model.decoder.layers):
-        layer.quantize_(down=index > 0)
+        layer.quantize_(down=index > 1)
     for block in model.tower.blocks:
         block.quantize_()
     if torch.cuda.is_available():
