@@ -23,7 +23,7 @@ from .video_plan import make_plan
 from .video_source import Picture
 
 CHUNK_BYTES = 16 << 20  # of packets in one small file, up to the next key frame
-SHORT = 100e6  # pixels that a CPU core decodes in a third of a second; a pipeline takes as long to begin
+SHORT = 100e6  # pixels that a CPU core decodes in half a second, before the first pipeline would have begun
 MOST_BYTES = 256 << 20  # without a key frame; a file may have a single one
 FEEDING = threading.Lock()  # small files are made one after the other, for the reason why files are indexed so
 CPU_CODECS = {"vp8", "vp9", "mjpeg"}

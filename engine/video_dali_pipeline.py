@@ -95,12 +95,12 @@ class DaliPipeline:
             warnings.warn(f"DALI gave up on a video, which is now decoded on the CPU: {_cause(error)}", stacklevel=2)
             raise Damaged from error
         finally:
+            if pipeline and not whole:
+                pipeline.close()
             with cls._lock:
                 cls._lent[place] -= 1
                 if whole:
                     idle.append(pipeline)
-            if pipeline and not whole:
-                pipeline.close()
 
     def sequences(self, data, count):
         """Yield the `count` frames of a file in memory as uint8 tensors (n, H, W, 3), views of DALI's memory."""
@@ -117,7 +117,7 @@ class DaliPipeline:
             yield frames
 
     def close(self):
-        """Free it now, in its turn. Frames that it gave must be gone or copied."""
+        """Free it now, in its turn."""
         with TURNS.device_waits():
             self._pipeline = None
 

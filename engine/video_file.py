@@ -25,6 +25,7 @@ NETWORK_OPTIONS = {"reconnect": "1", "reconnect_on_network_error": "1", "reconne
 INDEXING = threading.Lock()
 FULL_RANGE = 2  # FFmpeg's number of brightness from 0 to 255
 LARGE = 1920 * 1088  # pixels; more wait for memory, not for each other
+MOST_THREADS = 32  # each holds a picture back at the beginning
 JUMP = 1  # seconds back: more is not a wrong time stamp but a new recording appended to the file
 
 
@@ -49,7 +50,7 @@ class VideoFile:
             self._number, self.origin = video.index, 0 if first.pts is None else first.pts
             self.pixel_format, self.stored_size, self.turn = first.format.name, (first.width, first.height), turn_of(first)
             # A picture often waits for one that it refers to: with two threads a core there is something else to do.
-            self._threads = threads if threads == 1 or first.width * first.height > LARGE else 2 * threads
+            self._threads = min(threads if threads == 1 or first.width * first.height > LARGE else 2 * threads, MOST_THREADS)
             self.matrix, self.interlaced = int(first.colorspace), first.interlaced_frame
             self.full_range = int(first.color_range) == FULL_RANGE or self.pixel_format.startswith("yuvj")
             self.rotation = -first.rotation % 360

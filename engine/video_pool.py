@@ -34,8 +34,8 @@ class DecodePool:
 
     @property
     def threads_each(self):
-        """Threads that one more source may decode on: while there are fewer sources than workers, each uses more than its worker, and
-        rather more than there are cores than fewer."""
+        """CPU cores for one more source: while there are fewer sources than workers, each has several, altogether rather too many than too
+        few."""
         return -(-self.workers // (len(self._jobs) + 1))
 
     def open(self, source, fps=None, **options):
@@ -113,6 +113,7 @@ class DecodePool:
                 job.busy = False
                 if not more:
                     self._jobs.remove(job)
+                    self._changed.notify_all()  # several that had to wait for it may go on
                 self._changed.notify()
 
     def _take(self):
@@ -129,13 +130,13 @@ class DecodePool:
 
     def _neediest(self):
         share = self._share
-        # A source that was closed is taken too, so that its file is let go of.
+        # A source that was closed is taken too, and first, so that its file is let go of.
         open_to_more = [job for job in self._jobs if not job.busy and (job.ready.ended or job.waiting < job.room(share))]
         # What begins ahead of its reader takes long for its first frames: not all threads at once while others are being read.
-        ahead = sum(job.busy and not job.ready.asked for job in self._jobs)
+        ahead = sum(job.busy and job.unread for job in self._jobs)
         if ahead >= max(self.workers // 2, 1) and any(job.ready.asked for job in self._jobs):
-            open_to_more = [job for job in open_to_more if job.ready.asked or job.ready.ended]
-        return min(open_to_more, key=lambda job: (not job.ready.asked, job.waiting, job.done - job.expected), default=None)
+            open_to_more = [job for job in open_to_more if not job.unread]
+        return min(open_to_more, key=lambda job: (job.unread, job.waiting, job.done - job.expected), default=None)
 
 
 class _Job:
@@ -148,6 +149,10 @@ class _Job:
     @property
     def waiting(self):
         return len(self.ready.frames)
+
+    @property
+    def unread(self):
+        return not (self.ready.asked or self.ready.ended)
 
     def room(self, share):
         return min(self.ready.size, max(share // self.size, 1))

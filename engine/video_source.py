@@ -127,8 +127,10 @@ class Ready:
             return True
 
     def get(self):
-        with self.changed:
+        if not self.asked:
             self.asked = True
+            self.on_change()  # its turn may come sooner now
+        with self.changed:
             while not self.frames and not self.ended:
                 self.changed.wait()
             if not self.frames:

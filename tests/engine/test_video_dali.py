@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from evostreaming.engine import video, video_dali, video_dali_pipeline
+from evostreaming.engine.capture_turns import Turns
 from evostreaming.engine.errors import ArgumentError, VideoError
 from evostreaming.engine.video import FrameSource, open_source, where_decoded
 from evostreaming.engine.video_dali import DaliFile, refusal
@@ -208,11 +209,13 @@ def test_a_pipeline_left_in_the_middle_of_a_file_is_freed_at_once_and_one_at_its
     assert double.closed == 1 and not many._idle["cpu"] and not many._lent["cpu"]
 
 
-def test_a_pipeline_is_freed_in_its_turn():
+def test_a_pipeline_is_freed_in_its_turn(monkeypatch):
     class Freed:
         def __del__(self):
-            waiting.append(video_dali_pipeline.TURNS._waits)
+            waiting.append(turns._waits)
 
+    turns = Turns()
+    monkeypatch.setattr(video_dali_pipeline, "TURNS", turns)
     waiting, pipeline = [], object.__new__(PIPELINE)
     pipeline._pipeline = Freed()
     pipeline.close()

@@ -113,6 +113,43 @@ def test_sources_that_are_read_come_before_those_prepared_ahead_which_leave_half
             source.close()
 
 
+def test_who_asks_first_is_served_while_sources_ahead_of_their_readers_are_slow(counted):
+    """Half of the threads are theirs: a source that was held back for it goes on as soon as somebody reads it."""
+    gate, held = threading.Event(), [counted(3) for _ in range(2)]
+    for reader in held:
+        reader.pictures = lambda *_: (gate.wait(30) and None for _ in range(1))
+    with DecodePool(workers=4) as pool:
+        read = FrameSource(counted(1000), queue=2, pool=pool)
+        next(read)
+        settles(lambda: len(read._ready.frames), 2)
+        ahead = [FrameSource(reader, pool=pool) for reader in held]
+        settles(lambda: sum(job.busy for job in pool._jobs), 2)
+        late, got = FrameSource(counted(5), pool=pool), []
+        settles(lambda: len(late._ready.frames), 0)
+        thread = threading.Thread(target=lambda: got.append(next(late).index), daemon=True)
+        thread.start()
+        thread.join(15)
+        assert got == [0] and not gate.is_set()
+        gate.set()
+        for source in ahead:
+            source.close()
+
+
+def test_a_source_that_was_closed_before_anybody_read_it_is_let_go_of_next(counted):
+    with DecodePool(workers=1) as pool:
+        gate, held = threading.Event(), counted(3)
+        held.pictures = lambda *_: (gate.wait(30) and None for _ in range(1))
+        first = FrameSource(held, pool=pool)
+        settles(lambda: [job.busy for job in pool._jobs], [True])
+        read, forgotten = (FrameSource(counted(900), queue=8, pool=pool) for _ in range(2))
+        read._ready.frames.extend([None] * 2)
+        next(read)
+        forgotten._ready.discard()
+        assert pool._neediest().ready is forgotten._ready
+        gate.set()
+        first.close()
+
+
 def test_an_error_costs_its_own_source_only(pool, counted):
     error = VideoError("broken", "cut off", 0.4)
     broken, whole = FrameSource(counted(5, error), pool=pool), FrameSource(counted(60), pool=pool)
