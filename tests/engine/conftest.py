@@ -1,7 +1,9 @@
-"""Films whose pictures say their number and a reader that counts, for the tests of video; engines that talk, for submitted frames."""
+"""Films whose pictures say their number, a reader that counts, a double of DALI; engines that talk, for submitted frames."""
 
+import io
 import threading
 import time
+from contextlib import contextmanager
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -137,3 +139,43 @@ class Counted:
 def counted():
     """counted(length, error, live, pause) -> a reader without a file."""
     return Counted
+
+
+class Double:
+    """Stands for a pipeline of DALI: decodes each small file by itself, as DALI does, with PyAV."""
+
+    files, closed = 0, 0
+
+    @classmethod
+    @contextmanager
+    def lent(cls, device):
+        yield cls()
+
+    def close(self):
+        Double.closed += 1
+
+    def apart(self, function, *arguments):
+        return function(*arguments)
+
+    def sequences(self, data, count):
+        import av
+
+        from evostreaming.engine.video_dali_pipeline import SEQUENCE
+
+        Double.files += 1
+        with av.open(io.BytesIO(data)) as container:
+            frames = [torch.from_numpy(frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
+        assert len(frames) == count, "every picture of the file is one that was sent"
+        yield from torch.stack(frames).split(SEQUENCE)
+
+
+@pytest.fixture
+def double(monkeypatch):
+    """`Double`, which decodes in place of DALI however short a file is."""
+    from evostreaming.engine import video_dali
+
+    Double.files = Double.closed = 0
+    monkeypatch.setattr(video_dali, "DaliPipeline", Double)
+    monkeypatch.setattr(video_dali, "SHORT", 0)
+    monkeypatch.setattr(video_dali, "colors_of", lambda file, device: ())  # the double converts colors as PyAV does
+    return Double
