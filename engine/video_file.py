@@ -38,6 +38,7 @@ class VideoFile:
     def __init__(self, source, stream=0, over_network=False, threads=0):
         self.source, self.stream, self._over_network = str(source), stream, over_network
         self.decoded = self.skipped = 0
+        self._indexed = None
         self._colors = ToRgb(source, max(threads // 4, 1) if threads else os.cpu_count())
         self._address = self.source if over_network else f"file:{source}"  # "file:" keeps names with a colon from being taken for protocols
         self._network = {"options": NETWORK_OPTIONS, "timeout": 20.0} if over_network else {}
@@ -83,7 +84,8 @@ class VideoFile:
         """`Plan` of the ticks of `rate` (None: of every picture), or None where the index cannot be trusted or is a download away."""
         if self._over_network:
             return None
-        index, tally = self._index()
+        self._indexed = self._indexed or self._index()  # who decodes elsewhere plans before and, should it come to that, behind
+        index, tally = self._indexed
         if index is None or self._missing(tally):
             return None
         return make_plan(index, self.origin, self.base, rate, start, end)

@@ -111,10 +111,11 @@ class DecodePool:
             more = job.advance(self._share)
             with self._changed:
                 job.busy = False
-                if not more:
+                if more:
+                    self._changed.notify()
+                else:
                     self._jobs.remove(job)
                     self._changed.notify_all()  # several that had to wait for it may go on
-                self._changed.notify()
 
     def _take(self):
         with self._changed:

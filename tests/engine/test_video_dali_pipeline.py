@@ -90,6 +90,15 @@ def test_what_a_cpu_decodes_before_a_pipeline_has_begun_is_left_to_it(tmp_path, 
     assert len(read(DaliFile(VideoFile(path), CPU), None)) == 40 and double.files == by_dali + 1, "who asks for DALI gets it"
 
 
+def test_the_index_is_read_once_whoever_decodes(tmp_path, film, double, monkeypatch):
+    monkeypatch.setattr(video_dali, "SHORT", 1e9)
+    path, reads, plain = film.write(tmp_path / "clip.mp4", [film.picture(i) for i in range(1, 61)]), [], VideoFile._index
+    monkeypatch.setattr(VideoFile, "_index", lambda file: reads.append(1) or plain(file))
+    frames = read(DaliFile(VideoFile(path), CPU, patient=False), 2)
+    assert [film.number(f.pixels) for f in frames] == [1, 16, 31, 46] and not double.files
+    assert len(reads) == 1
+
+
 def test_pipelines_that_cannot_be_built_leave_everything_to_pyav(tmp_path, film, double, monkeypatch):
     def fail(self, device):
         raise RuntimeError("no driver")
