@@ -9,8 +9,6 @@ from contextlib import contextmanager, suppress
 
 import torch
 
-INVALIDATED = 901  # cudaErrorStreamCaptureInvalidated
-
 
 class Turns:
     """Many threads inside of `device_waits`, or one inside of `capture`, which goes first. Neither is to be nested."""
@@ -48,7 +46,7 @@ class Turns:
 
 
 TURNS = Turns()  # of this process: a capture anywhere is void for a wait anywhere
-_VOID = []  # graphs that torch before 2.12 still asks about pinned memory after their capture has failed
+_VOID = []  # graphs whose capture has failed: torch before 2.12 asks them about pinned memory ever after
 
 
 class VoidCapture(Exception):
@@ -60,16 +58,25 @@ def capturing(graph, pool):
     """`torch.cuda.graph` in its turn; meanwhile other threads may bring frames. Raises VoidCapture; `pool` is not to be captured into again
     then."""
     stream, device = torch.cuda.current_stream(), torch.cuda.current_device()
-    try:
-        with TURNS.capture(), torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-            yield
-    except RuntimeError as error:
-        if getattr(error, "error_code", None) != INVALIDATED and "StreamCaptureInvalidated" not in str(error):
-            raise
-        # Here torch leaves the stream of the capture current, the pool in use and, before 2.12, the allocator as if the capture went on.
-        torch.cuda.set_stream(stream)
-        with suppress(RuntimeError):
-            torch._C._cuda_endAllocateToPool(device, pool)
-        torch._C._cuda_releasePool(device, pool)
-        _VOID.append(graph)
-        raise VoidCapture from error
+    with TURNS.capture():
+        try:
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+                yield
+        except RuntimeError as error:
+            # What is captured may itself do what is forbidden there. It is told first then, by another name.
+            if "StreamCaptureInvalidated" not in str(error) or "StreamCaptureUnsupported" in str(error.__context__):
+                raise
+            _mend(stream, device, pool)
+            _VOID.append(graph)
+            raise VoidCapture from error
+
+
+def _mend(stream, device, pool):
+    """What torch leaves behind a failed capture: its stream is current, its pool in use, and before 2.12 allocator and random numbers are
+    as if it went on."""
+    torch.cuda.set_stream(stream)
+    with suppress(RuntimeError):
+        torch._C._cuda_endAllocateToPool(device, pool)
+    torch._C._cuda_releasePool(device, pool)
+    numbers = torch.cuda.default_generators[device]
+    numbers.graphsafe_set_state(numbers.clone_state())

@@ -77,6 +77,7 @@ class Graphs:
             try:
                 self.kept[key] = make()
             except VoidCapture:
+                self.seen.discard(key)  # not at once
                 warnings.warn("no CUDA graph: another thread keeps waiting for the device; it is tried again later", stacklevel=2)
                 return None
         self.kept.move_to_end(key)
@@ -104,17 +105,17 @@ class Graphs:
         torch.cuda.empty_cache()
         for left in reversed(range(TRIES)):
             self.pool, graph = self.pool or torch.cuda.graph_pool_handle(), torch.cuda.CUDAGraph()
+            before = torch.cuda.memory_reserved()  # this process's own, unlike what the device says is free
             try:
                 with capturing(graph, self.pool):
-                    before = torch.cuda.memory_reserved()  # this process's own, unlike what the device says is free
                     result = function()
+                return graph, result
             except VoidCapture:
-                self.pool = None
+                self.pool = None  # those that are kept have the old one, later ones share another
                 if not left:
                     raise
-            else:
+            finally:
                 self.bytes += max(0, torch.cuda.memory_reserved() - before)
-                return graph, result
 
 
 class TowerGraph:

@@ -44,7 +44,7 @@ def open_source(source, fps=None, *, start=0.0, end=None, queue=8, stream=0, dec
         return FrameSource(ImageFolder(source, fps), None, start, end, queue, pool)
     if decoder not in DECODERS:
         raise ArgumentError(f"decoder={decoder!r}: one of {', '.join(DECODERS)} is accepted")
-    reader = _reader(source, stream, threads=0 if pool is None else pool.threads_each)
+    reader = _reader(source, stream, cores=pool and pool.cores_each)
     if decoder != "pyav" and isinstance(reader, VideoFile):
         reader = _on_device(reader, decoder, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
     return FrameSource(reader, fps, start, end, queue, pool)
@@ -90,7 +90,7 @@ def _is_folder(source):
     return isinstance(source, str | Path) and "://" not in str(source) and Path(source).is_dir()
 
 
-def _reader(source, stream, threads=0):
+def _reader(source, stream, cores=None):
     if isinstance(source, bool) or not isinstance(source, str | Path | int):
         raise TypeError(f"source is a {type(source).__name__}: a path, an address or the number of a camera is accepted")
     number = re.fullmatch(r"(?:camera:|/dev/video)?(\d+)" if isinstance(source, int) else r"(?:camera:|/dev/video)(\d+)", str(source))
@@ -98,7 +98,7 @@ def _reader(source, stream, threads=0):
         return camera(int(number[1]), stream)
     scheme = re.match(r"(\w+)://", str(source))
     if not scheme:
-        return VideoFile(source, stream, threads=threads)
+        return VideoFile(source, stream, cores=cores)
     if scheme[1].lower() in ("rtsp", "rtsps"):
         return LiveVideo(source, stream=stream)
     if scheme[1].lower() not in ("http", "https"):
@@ -108,4 +108,4 @@ def _reader(source, stream, threads=0):
         return reader
     # An address that states a duration is a recording: nothing of it may be dropped, and the connection resumes where it broke.
     reader.close()
-    return VideoFile(source, stream, over_network=True, threads=threads)
+    return VideoFile(source, stream, over_network=True, cores=cores)

@@ -30,16 +30,15 @@ JUMP = 1  # seconds back: more is not a wrong time stamp but a new recording app
 
 
 class VideoFile:
-    """Reader over one video stream of a file. threads: CPU cores that are there for it; 0: all, as it takes them. Raises VideoError when it
-    is missing, not a video, or no picture of it can be decoded."""
+    """Reader over one video stream of a file. cores: asked for the CPU cores that are there for it when decoding begins; None: all, as it
+    takes them. Raises VideoError when it is missing, not a video, or no picture of it can be decoded."""
 
     live = False
 
-    def __init__(self, source, stream=0, over_network=False, threads=0):
-        self.source, self.stream, self._over_network = str(source), stream, over_network
+    def __init__(self, source, stream=0, over_network=False, cores=None):
+        self.source, self.stream, self._over_network, self._cores = str(source), stream, over_network, cores
         self.decoded = self.skipped = 0
         self._indexed = None
-        self._colors = ToRgb(source, max(threads // 4, 1) if threads else os.cpu_count())
         self._address = self.source if over_network else f"file:{source}"  # "file:" keeps names with a colon from being taken for protocols
         self._network = {"options": NETWORK_OPTIONS, "timeout": 20.0} if over_network else {}
         if not over_network:
@@ -50,8 +49,6 @@ class VideoFile:
             self.codec, self.base = video.codec_context.codec.canonical_name, video.time_base
             self._number, self.origin = video.index, 0 if first.pts is None else first.pts
             self.pixel_format, self.stored_size, self.turn = first.format.name, (first.width, first.height), turn_of(first)
-            # A picture often waits for one that it refers to: with two threads a core there is something else to do.
-            self._threads = min(threads if threads == 1 or first.width * first.height > LARGE else 2 * threads, MOST_THREADS)
             self.matrix, self.interlaced = int(first.colorspace), first.interlaced_frame
             self.full_range = int(first.color_range) == FULL_RANGE or self.pixel_format.startswith("yuvj")
             self.rotation = -first.rotation % 360
@@ -65,6 +62,10 @@ class VideoFile:
 
     def pictures(self, start, end, rate=None):
         last = None
+        cores, (width, height) = self._cores() if self._cores else 0, self.stored_size
+        self._colors = ToRgb(self.source, max(cores // 4, 1) if cores else os.cpu_count())
+        # A picture often waits for one that it refers to: with two threads a core there is something else to do.
+        self._threads = min(cores if cores == 1 or width * height > LARGE else 2 * cores, MOST_THREADS)
         try:
             plan = rate and self.fps and 2 * rate <= self.fps and self.plan(start, end, rate)
             try:

@@ -27,20 +27,25 @@ class DecodePool:
         if self.workers < 1 or memory < 1:
             raise ArgumentError(f"workers={workers}, memory={memory}: at least one thread and one byte are accepted")
         self.memory = memory
-        self._jobs, self._closed, self._changed = [], False, threading.Condition()
+        self._jobs, self._coming, self._closed, self._changed = [], 0, False, threading.Condition()
         self._threads = [threading.Thread(target=self._work, name=f"decode {i}", daemon=True) for i in range(self.workers)]
         for thread in self._threads:
             thread.start()
 
-    @property
-    def threads_each(self):
-        """CPU cores for one more source: while there are fewer sources than workers, each has several, altogether rather too many than too
-        few."""
-        return -(-self.workers // (len(self._jobs) + 1))
+    def cores_each(self):
+        """CPU cores for each source that is there or on its way: what comes side by side shares evenly and ends side by side. Rather more
+        altogether than there are workers than fewer."""
+        return -(-self.workers // max(len(self._jobs) + self._coming, 1))
 
     def open(self, source, fps=None, **options):
         """`open_source` whose frames the pool decodes. Raises as it does."""
-        return open_source(source, fps, pool=self, **options)
+        with self._changed:
+            self._coming += 1
+        try:
+            return open_source(source, fps, pool=self, **options)
+        finally:
+            with self._changed:
+                self._coming -= 1
 
     def rounds(self, requests, streams):
         """Yield lists of (number of the request, what comes next): its next `Frame`, None after its last one, or its VideoError.

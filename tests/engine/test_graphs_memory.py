@@ -107,7 +107,16 @@ def test_a_shape_whose_captures_were_void_runs_without_a_graph_and_is_tried_agai
     assert ask(few, "a") is None
     with pytest.warns(UserWarning, match="keeps waiting for the device"):
         assert few.get("a", void) is None
+    assert ask(few, "a") is None, "not at once"
     assert ask(few, "a") == "graph of a, beside none"
+
+
+@pytest.mark.gpu
+def test_what_is_forbidden_in_a_capture_is_not_taken_for_somebody_elses_fault():
+    x, calls = torch.ones(4, device="cuda"), []
+    with pytest.raises(RuntimeError, match="capture"):
+        Graphs(torch.device("cuda", torch.cuda.current_device())).capture(lambda: calls.append(1) or x.sum().item())
+    assert len(calls) == 2, "once before, once captured"
 
 
 @pytest.mark.gpu
@@ -137,6 +146,7 @@ def test_a_void_capture_is_tried_again_and_leaves_captures_and_memory_sound():
         graphs.capture(lambda: work(9))
     assert len(calls) == 1 + module.TRIES and torch.cuda.current_stream() == stream
     torch.cuda.empty_cache()  # torch would stop the process here, were it still recording
+    assert 0 <= torch.rand(1, device="cuda").item() < 1, "and refuse random numbers"
     x.fill_(3)
     for graph, y in kept:
         graph.replay()

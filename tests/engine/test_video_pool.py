@@ -3,9 +3,11 @@
 import gc
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from evostreaming.engine import video_pool
 from evostreaming.engine.errors import ArgumentError, VideoError
 from evostreaming.engine.video import FrameSource, open_source
 from evostreaming.engine.video_pool import DecodePool
@@ -38,14 +40,23 @@ def test_more_videos_than_threads_deliver_what_each_delivers_alone(tmp_path, fil
     assert got == alone and all(len(frames) > 1 for frames in got)
 
 
-def test_a_video_that_has_the_pool_to_itself_keeps_all_cores_busy(tmp_path, film, counted):
+def test_videos_share_the_cores_evenly_however_near_to_each_other_they_are_opened(tmp_path, film, monkeypatch):
     path = film.write(tmp_path / "clip.mp4", [film.picture(i) for i in range(60)])
+    together, plain = threading.Barrier(3, timeout=20), video_pool.open_source
+
+    def slowly(*arguments, **options):
+        together.wait()  # all are on their way before the first is there
+        return plain(*arguments, **options)
+
     with DecodePool(workers=6) as pool:
-        assert pool.threads_each == 6
-        source = pool.open(path)
-        assert [film.number(f.pixels) for f in source] == list(range(60)) and source._reader._threads == 12
-        held = [FrameSource(counted(), pool=pool) for _ in range(7)]
-        assert pool.threads_each == 1 and len(held) == 7
+        with pool.open(path) as alone:
+            assert [film.number(f.pixels) for f in alone] == list(range(60)) and alone._reader._threads == 12, "two threads a core"
+        settles(lambda: len(pool._jobs), 0)
+        monkeypatch.setattr(video_pool, "open_source", slowly)
+        with ThreadPoolExecutor(3) as openers:
+            sources = list(openers.map(pool.open, [path] * 3))
+        for source in sources:
+            assert [film.number(f.pixels) for f in source] == list(range(60)) and source._reader._threads == 4
 
 
 def test_each_queue_fills_to_its_size_and_no_further(pool, counted):
