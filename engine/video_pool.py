@@ -5,6 +5,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 
 import av
 
@@ -100,33 +101,34 @@ class DecodePool:
     def add(self, frames, ready, source):
         """Decode `frames` into `ready` for a FrameSource."""
         job = _Job(frames, ready, source.expected or 0, source.width * source.height * 3)
-        ready.on_change = self._wake
+        ready.on_change = partial(self._wake, job)
         with self._changed:
             if self._closed:
                 raise ArgumentError("the pool is closed: open a new one")
             self._jobs.append(job)
             self._changed.notify()
 
-    def _wake(self):
-        with self._changed:
-            self._changed.notify()
+    def _wake(self, job, first=False):
+        """Somebody came, for the `first` time, took a frame or left. A thread that wakes for nothing costs the others Python's lock."""
+        if first or job.ready.ended or job.waiting + 1 >= job.room(self._share):
+            with self._changed:
+                self._changed.notify()
 
     def _work(self):
         while job := self._take():
             more = job.advance(self._share)
             with self._changed:
                 job.busy = False
-                if more:
-                    self._changed.notify()
-                else:
+                if not more:
                     self._jobs.remove(job)
-                    self._changed.notify_all()  # several that had to wait for it may go on
 
     def _take(self):
         with self._changed:
             while not self._closed:
                 if job := self._neediest():
                     job.busy = True
+                    if self._neediest():  # and so on, until all that can be done is being done
+                        self._changed.notify()
                     return job
                 self._changed.wait()
 

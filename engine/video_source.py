@@ -129,7 +129,7 @@ class Ready:
     def get(self):
         if not self.asked:
             self.asked = True
-            self.on_change()  # its turn may come sooner now
+            self.on_change(first=True)  # its turn may come sooner now
         with self.changed:
             while not self.frames and not self.ended:
                 self.changed.wait()
@@ -155,7 +155,7 @@ class Ready:
         self.on_change()
 
 
-def _nothing():
+def _nothing(first=False):
     pass
 
 

@@ -161,6 +161,16 @@ def test_a_source_that_was_closed_before_anybody_read_it_is_let_go_of_next(count
         first.close()
 
 
+def test_idle_threads_sleep_while_a_source_is_read(counted, monkeypatch):
+    """Each that looks for work takes Python's lock from those who have some."""
+    looks, plain = [], DecodePool._neediest
+    monkeypatch.setattr(DecodePool, "_neediest", lambda pool: looks.append(1) or plain(pool))
+    with DecodePool(workers=8) as pool:
+        source = FrameSource(counted(400, pause=0.001), queue=400, pool=pool)
+        assert len(list(source)) == 400
+    assert len(looks) < 400
+
+
 def test_an_error_costs_its_own_source_only(pool, counted):
     error = VideoError("broken", "cut off", 0.4)
     broken, whole = FrameSource(counted(5, error), pool=pool), FrameSource(counted(60), pool=pool)
