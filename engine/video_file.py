@@ -38,6 +38,7 @@ class VideoFile:
     def __init__(self, source, stream=0, over_network=False, cores=None):
         self.source, self.stream, self._over_network, self._cores = str(source), stream, over_network, cores
         self.decoded = self.skipped = 0
+        self.works_ahead = False  # decodes every picture, on two threads a core: who feeds it can leave it alone for a while
         self._indexed = None
         self._address = self.source if over_network else f"file:{source}"  # "file:" keeps names with a colon from being taken for protocols
         self._network = {"options": NETWORK_OPTIONS, "timeout": 20.0} if over_network else {}
@@ -65,9 +66,12 @@ class VideoFile:
         cores, (width, height) = self._cores() if self._cores else 0, self.stored_size
         self._colors = ToRgb(self.source, max(cores // 4, 1) if cores else os.cpu_count())
         # A picture often waits for one that it refers to: with two threads a core there is something else to do.
-        self._threads = min(cores if cores == 1 or width * height > LARGE else 2 * cores, MOST_THREADS)
+        twofold = cores > 1 and width * height <= LARGE
+        self._threads = min(2 * cores if twofold else cores, MOST_THREADS)
+        sampled = rate and self.fps and 2 * rate <= self.fps
+        self.works_ahead = twofold and not sampled and not self._over_network
         try:
-            plan = rate and self.fps and 2 * rate <= self.fps and self.plan(start, end, rate)
+            plan = sampled and self.plan(start, end, rate)
             try:
                 for picture in self._decode_planned(plan) if plan and plan.cheaper else self._decode(start, end, "AUTO"):
                     last = picture.time
@@ -80,6 +84,7 @@ class VideoFile:
             yield from self._decode(start if last is None else last, end, "NONE", after=last)
         finally:
             self._colors.forget()
+            self.works_ahead = False
 
     def plan(self, start, end, rate):
         """`Plan` of the ticks of `rate` (None: of every picture), or None where the index cannot be trusted or is a download away."""

@@ -98,9 +98,9 @@ class DecodePool:
     def __exit__(self, *_):
         self.close()
 
-    def add(self, frames, ready, source):
-        """Decode `frames` into `ready` for a FrameSource."""
-        job = _Job(frames, ready, source.expected or 0, source.width * source.height * 3)
+    def add(self, frames, ready, reader, expected):
+        """Decode the `frames` of a reader into `ready` for a FrameSource; `expected` is how many there are, if it is known."""
+        job = _Job(frames, ready, reader, expected or 0)
         ready.on_change = partial(self._wake, job)
         with self._changed:
             if self._closed:
@@ -144,14 +144,19 @@ class DecodePool:
         ahead = sum(job.busy and job.unread for job in self._jobs)
         if ahead >= max(self.workers // 2, 1) and any(job.ready.asked for job in self._jobs):
             open_to_more = [job for job in open_to_more if not job.unread]
+        # Who feeds a decoder passes Python's lock on many times a frame, and waits long for it where many do: decoders that work ahead are
+        # fed by few, in turn.
+        if sum(job.busy and job.works_ahead for job in self._jobs) >= max(self.workers // 4, 2):
+            open_to_more = [job for job in open_to_more if not job.works_ahead]
         return min(open_to_more, key=lambda job: (job.unread, job.waiting, job.done - job.expected), default=None)
 
 
 class _Job:
     """One source: what it has left and where its frames go."""
 
-    def __init__(self, frames, ready, expected, size):
-        self.frames, self.ready, self.expected, self.size = frames, ready, expected, size
+    def __init__(self, frames, ready, reader, expected):
+        self.frames, self.ready, self.reader, self.expected = frames, ready, reader, expected
+        self.size = reader.width * reader.height * 3
         self.done, self.busy = 0, False
 
     @property
@@ -161,6 +166,10 @@ class _Job:
     @property
     def unread(self):
         return not (self.ready.asked or self.ready.ended)
+
+    @property
+    def works_ahead(self):
+        return getattr(self.reader, "works_ahead", False) and not self.ready.ended
 
     def room(self, share):
         return min(self.ready.size, max(share // self.size, 1))

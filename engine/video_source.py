@@ -65,7 +65,7 @@ class FrameSource:
         frames = _render(_at_ticks(reader.pictures(start, end, rate), rate, start, end, reader.live))
         self._finish, self._thread = weakref.finalize(self, _finish, self._ready, reader), None
         if pool is not None and not reader.live:
-            pool.add(frames, self._ready, self)
+            pool.add(frames, self._ready, reader, self.expected)
             return
         # The thread must not hold the source: one that is forgotten without close() still ends its thread.
         self._thread = threading.Thread(target=_run_ahead, args=(frames, self._ready), name=f"decode {reader.source}", daemon=True)

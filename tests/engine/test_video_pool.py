@@ -171,6 +171,32 @@ def test_idle_threads_sleep_while_a_source_is_read(counted, monkeypatch):
     assert len(looks) < 400
 
 
+def test_a_quarter_of_the_threads_feeds_decoders_that_work_ahead(counted):
+    """Each that does passes Python's lock on many times a frame."""
+    gate, held = threading.Event(), [counted(3) for _ in range(4)]
+    for reader in held:
+        reader.works_ahead, reader.pictures = True, lambda *_: (gate.wait(30) and None for _ in range(1))
+    with DecodePool(workers=8) as pool:
+        sources = [FrameSource(reader, pool=pool) for reader in held]
+        settles(lambda: [job.busy for job in pool._jobs], [True, True, False, False])
+        with FrameSource(counted(50), pool=pool) as other:
+            assert [frame.index for frame in other] == list(range(50)), "the others feed what does not"
+        sources[3].close()
+        settles(lambda: len(pool._jobs), 3)
+        gate.set()
+        settles(lambda: len(pool._jobs), 0)
+
+
+def test_a_decoder_works_ahead_of_every_picture_on_more_than_one_core_until_its_end(tmp_path, film):
+    path = film.write(tmp_path / "clip.mp4", [film.picture(i) for i in range(60)])
+    for workers, fps, ahead in ((4, None, True), (4, 2, False), (1, None, False)):
+        with DecodePool(workers) as pool, pool.open(path, fps, queue=1) as source:
+            next(source)
+            assert source._reader.works_ahead is ahead
+            list(source)
+            assert source._reader.works_ahead is False
+
+
 def test_an_error_costs_its_own_source_only(pool, counted):
     error = VideoError("broken", "cut off", 0.4)
     broken, whole = FrameSource(counted(5, error), pool=pool), FrameSource(counted(60), pool=pool)
