@@ -1,7 +1,7 @@
 """How late decisions are when many streams send frames at a fixed rate: a simulation of arrivals over measured times of batches.
 
 Streams start at random moments. Whenever the engine is free it takes the oldest waiting frame of every stream that has one, in one batch;
-a batch takes as long as a measured step of that many streams, or of the next larger number that was measured.
+a batch takes as long as a measured step of that many streams, and between two numbers that were measured what lies on the line between them.
 """
 
 import random
@@ -32,22 +32,36 @@ def decision_delays(samples, streams, rate, seconds=60.0, seed=0):
                 return delays
             now = arrivals[index][0]
             continue
-        size = measured[min(bisect_left(measured, len(waiting)), len(measured) - 1)]
-        now += chance.choice(samples[size]) / 1e3
+        now += batch_time(samples, measured, len(waiting), chance) / 1e3
         for stream in list(waiting):
             delays.append((now - waiting[stream].pop(0)) * 1e3)
             if not waiting[stream]:
                 del waiting[stream]
 
 
+def batch_time(samples, measured, size, chance):
+    """Milliseconds of one batch; `measured`: the keys of `samples`, sorted."""
+    place = bisect_left(measured, size)
+    above = measured[min(place, len(measured) - 1)]
+    below = measured[place - 1] if place and above > size else above
+    low, high = (chance.choice(samples[n]) for n in (below, above))
+    return low if above == below else low + (high - low) * (size - below) / (above - below)
+
+
 def streams_per_device(samples, rates=RATES, deadline=DEADLINE):
-    """For each rate: {"p99": {streams: ms}, "within": the most of the measured numbers of streams whose p99 keeps the deadline, or 0}."""
+    """For each rate: {"p99": {streams: ms}, "within": the most streams, up to the largest measured number, whose p99 keeps the deadline, or
+    0}."""
     result = {}
     for rate in rates:
-        late = {}
-        for streams in sorted(samples):
-            delays = sorted(decision_delays(samples, streams, rate))
-            late[streams] = delays[-(-99 * len(delays) // 100) - 1]
-        within = [streams for streams, delay in late.items() if delay <= deadline]
-        result[rate] = {"p99": late, "within": max(within, default=0)}
+        late = {streams: _p99(samples, streams, rate) for streams in sorted(samples)}
+        kept, lost = max((n for n, delay in late.items() if delay <= deadline), default=0), max(late) + 1
+        while lost - kept > 1:
+            between = (kept + lost) // 2
+            kept, lost = (between, lost) if _p99(samples, between, rate) <= deadline else (kept, between)
+        result[rate] = {"p99": late, "within": kept}
     return result
+
+
+def _p99(samples, streams, rate):
+    delays = sorted(decision_delays(samples, streams, rate))
+    return delays[-(-99 * len(delays) // 100) - 1]

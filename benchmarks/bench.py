@@ -9,6 +9,7 @@ from functools import partial
 import torch
 
 from evostreaming import __version__
+from evostreaming.engine.errors import EvoStreamingError
 
 from .arrivals import streams_per_device
 from .bench_report import markdown, plot
@@ -88,7 +89,7 @@ class Bench:
             report(0.0)
             try:
                 part(report)
-            except Unavailable as reason:
+            except (Unavailable, EvoStreamingError) as reason:
                 self.result["failed"].append({"part": name, "reason": str(reason)})
             except KeyboardInterrupt:
                 self.result["failed"].append({"part": name, "reason": "interrupted, and nothing behind it was begun"})

@@ -94,7 +94,10 @@ def stream_lines(rates):
         for rate, found in rates.items()
     ]
     head = ["frames/s a stream", *(f"{streams} streams" for streams in counts), "most within 200 ms"]
-    note = "p99 delay in ms from a frame's arrival to its decision; arrivals are simulated, times of batches are the measured ones above."
+    note = (
+        "p99 delay in ms from a frame's arrival to its decision; arrivals are simulated, times of batches are the measured ones above, and "
+        "between two of them what lies on the line between."
+    )
     return ["## Streams on one device", "", note, "", *table(head, body), ""]
 
 

@@ -86,6 +86,7 @@ def bench(
             with progress_bar(console) as progress:
                 result = measure_backbones(Rows(*rows), steps, load, out, progress)
             text, files, interrupted = summary(result), "backbones.json, backbones.md", result[-1]["interrupted"]
+            nothing = not any(model["rows"] for model in result)
         else:
             with console.status("loading the model"):
                 subject = Subject.load(model, random, device, dtype, quantization, peers or long_stream is not None)
@@ -93,12 +94,13 @@ def bench(
             with progress_bar(console) as progress:
                 result = run.run(run.parts(peers, scan, long_stream), progress)
             text, files, interrupted = markdown(result), "bench.json, bench.md, bench.png", result["interrupted"]
+            nothing = not result["rows"]
     except EvoStreamingError as error:
         console.print(f"evostreaming: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(2 if isinstance(error, ArgumentError) else 4 if isinstance(error, CheckpointError) else 1) from None
     print(json.dumps(result) if as_object else text, flush=True)
     console.print(f"wrote {out}: {files}", markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(130 if interrupted else 0)
+    raise typer.Exit(130 if interrupted else 1 if nothing else 0)
 
 
 def bench_video(files, device, out, as_object):

@@ -2,7 +2,7 @@
 
 Memory has to stay flat and a step as fast at the end as when the window had just filled. What the window holds has to be right: the logits
 at the end are compared with a fresh prefill of exactly the retained tokens. That holds exactly where keys depend on a token and its place
-alone, in the first decoder layer, so this part drives the model with that layer only through twenty windows; deeper layers keep what
+alone, in the first decoder layer, so this part drives the model with that layer only through forty windows; deeper layers keep what
 evicted frames once told their neighbors.
 """
 

@@ -4,6 +4,7 @@ import gc
 
 import torch
 
+from evostreaming.engine.config import ModelConfig
 from evostreaming.engine.device import choose_device, choose_dtype
 from evostreaming.engine.engine import Engine
 from evostreaming.engine.errors import ArgumentError
@@ -11,7 +12,7 @@ from evostreaming.engine.gate import Gate
 from evostreaming.engine.locate import locate
 from evostreaming.engine.quantization import check_quantization, quantize_model
 
-from .random_checkpoint import MODELS, random_engine
+from .random_checkpoint import MODELS, random_engine, read_config
 from .reference_models import CLASSES, random_reference, same_weights
 
 SPEAKS_ALWAYS = Gate(threshold=0.0)  # silence is forced where a row wants it; a reply can be had at any time
@@ -40,13 +41,14 @@ class Subject:
             return cls(str(model), engine, locate(model), quantization=quantization)
         if random not in MODELS:
             raise ArgumentError(f"--random {random} is none of {', '.join(MODELS)}")
+        config = ModelConfig.from_json(*read_config(random))
+        check_quantization(quantization, device, choose_dtype(dtype, device), config.decoder)
         reference = weights = None
         if peers and random in CLASSES:
             reference = random_reference(random, device, choose_dtype(dtype, device))
             weights = same_weights(random, reference)
         engine = random_engine(random, weights, **small)
         if quantization is not None:
-            check_quantization(quantization, device, engine.dtype, engine.config.decoder)
             quantize_model(engine.model)
         return cls(f"{random}, random weights", engine, reference=reference, quantization=quantization)
 

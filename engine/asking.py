@@ -14,14 +14,14 @@ AT_ONCE = 32  # forks in one batch
 REPLIES_AT_ONCE = 4  # forks that read a whole reply: there are logits for each of its tokens
 
 
-def as_lists(stream, prompt, check):
-    """Streams and their prompts as two lists; check(stream, prompt) is called for each. Raises ArgumentError."""
+def as_lists(engine, stream, prompt):
+    """Streams and their prompts as two lists, each checked. Raises ArgumentError, StreamClosed, EngineBusy, TextTooLong."""
     streams, prompts = (stream, prompt) if isinstance(stream, list) else ([stream], [prompt])
     if not isinstance(prompts, list) or len(streams) != len(prompts):
         raise ArgumentError("a list of streams needs a list with a prompt for each")
     for each, text in zip(streams, prompts):
-        each._check()
-        check(each, text)
+        each._check(engine)
+        engine._check_text(each, text)
     return streams, prompts
 
 

@@ -4,6 +4,8 @@ A stream's logical slots are [sinks][hole][window]: eviction drops whole pages f
 remaining pages is one hole, so window keys never move. Forks share pages; whoever writes into a shared page copies it first.
 """
 
+import re
+
 import numpy as np
 import torch
 
@@ -28,6 +30,19 @@ def bytes_per_token(config, dtype):
     return 2 * config.layers * config.kv_heads * config.head_dim * dtype.itemsize
 
 
+def free_bytes(device):
+    """Bytes that can be had on a device, or None where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    # Linux grants more than there is, and ends the process that uses it.
+    try:
+        with open("/proc/meminfo") as file:
+            found = re.search(r"MemAvailable:\s+(\d+) kB", file.read())
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None
+
+
 class PagedCache:
     """Keys and values of all streams: `keys`, `values` (layers, pages, 128, K, D)."""
 
@@ -35,13 +50,12 @@ class PagedCache:
         """Raises CapacityError when the device has no room for that many pages."""
         shape = (config.layers, pages, PAGE, config.kv_heads, config.head_dim)
         needed = pages * PAGE * bytes_per_token(config, dtype)
-        if device.type == "cuda":
-            free = torch.cuda.mem_get_info(device)[0]
-            if needed > free:
-                raise CapacityError(needed, free, pages)
+        free = free_bytes(device)
+        if free is not None and needed > free:
+            raise CapacityError(needed, free, pages)
         try:
             self.keys, self.values = (torch.zeros(shape, device=device, dtype=dtype) for _ in range(2))
-        except RuntimeError:  # on a CPU nobody knows beforehand what the system will give
+        except RuntimeError:  # a limit of the process, or what others took meanwhile
             raise CapacityError(needed, None, pages) from None
         self.allocator = PageAllocator(pages)
 

@@ -149,9 +149,11 @@ class Engine:
         that wait are shown in one batch, frames of one stream in order; what `stream.ask` asked before this call rides with it. The
         future raises what a step would raise, and then its stream has not taken the frame; it raises StreamClosed when the stream is
         closed first. Canceling it works until the frame's turn begins.
-        Waits while 8 frames of the stream are under way. Raises StreamClosed.
+        Waits while 8 frames of the stream are under way. Raises StreamClosed, ArgumentError.
         """
         check_times([time])
+        if getattr(stream, "engine", None) is not self:
+            raise ArgumentError("submit takes a stream that this engine's open() gave")
         return self._loop.submit(self, frame, stream, time)
 
     def close(self):
@@ -182,7 +184,7 @@ class Engine:
         if stream is None:
             stream = self._implicit = self._implicit if self._implicit and not self._implicit.closed else self.open()
         with self._exclusive():
-            stream._check()
+            stream._check(self)
             return scan(self, stream, frames, times, force)
 
     @torch.inference_mode()
@@ -192,7 +194,7 @@ class Engine:
         Lists of streams and prompts are answered together and give a list. temperature: 0 takes the most likely words, above it they are
         drawn, the same for the same seed. Raises TextTooLong, OutOfPages.
         """
-        streams, prompts = as_lists(stream, prompt, self._check_text)
+        streams, prompts = as_lists(self, stream, prompt)
         if temperature < 0 or max_tokens < 1:
             raise ArgumentError(f"temperature {temperature} is at least 0, max_tokens {max_tokens} at least 1")
         with self._exclusive():
@@ -205,7 +207,7 @@ class Engine:
 
         choices: words that begin with different tokens. Leaves no trace in the stream; lists of streams and prompts give a list of lists.
         """
-        streams, prompts = as_lists(stream, prompt, self._check_text)
+        streams, prompts = as_lists(self, stream, prompt)
         with self._exclusive():
             shares = choose(self, streams, prompts, choices)
         return shares if isinstance(stream, list) else shares[0]
@@ -217,7 +219,7 @@ class Engine:
         loss: mean -log p of the reply's tokens; greedy: whether each of them is the most likely one. Leaves no trace in the stream.
         Raises ArgumentError on an empty reply, TextTooLong, OutOfPages.
         """
-        as_lists(stream, prompt, self._check_text)
+        as_lists(self, stream, prompt)
         for reply in replies:
             self._check_text(stream, reply)
             if not reply:
@@ -229,7 +231,7 @@ class Engine:
         check_times(times)
         with self._exclusive():
             for stream, force in zip(streams, forces):
-                stream._check()
+                stream._check(self)
                 if isinstance(force, str):
                     self._check_text(stream, force)
                 elif force is not None and force is not False:

@@ -2,7 +2,7 @@
 
 from contextlib import contextmanager
 
-from .errors import EngineBusy, StreamClosed
+from .errors import ArgumentError, EngineBusy, StreamClosed
 
 
 class Stream:
@@ -30,7 +30,7 @@ class Stream:
     def fork(self):
         """A second stream that has seen the same; pages are shared and copied when written."""
         with self.engine._exclusive():
-            self._check()
+            self._check(self.engine)
             other = Stream(self.engine, self.context.fork(), self.query, self.logits)
             other.index, other.refractory, other.pending, other.size = self.index, self.refractory, self.pending, self.size
             self.engine._streams.add(other)
@@ -46,7 +46,9 @@ class Stream:
             self.engine._streams.discard(self)
         self.engine._loop.drop(self)
 
-    def _check(self):
+    def _check(self, engine):
+        if self.engine is not engine:
+            raise ArgumentError("this stream is another engine's; take one that this engine's open() gave")
         self._check_open()
         if self in self.engine._loop.waiting:
             raise EngineBusy("this stream has submitted frames under way; wait for the last of their futures, or submit this frame too")

@@ -76,6 +76,7 @@ def describe_model(model, device="auto", dtype="auto", max_tokens=16384):
     from .engine.cache import PAGE, bytes_per_token, most_pages
     from .engine.config import ModelConfig
     from .engine.device import choose_device, choose_dtype
+    from .engine.graphs import KEPT, SHARE
     from .engine.locate import locate
     from .engine.pixels import frame_size
 
@@ -104,6 +105,7 @@ def describe_model(model, device="auto", dtype="auto", max_tokens=16384):
         "max_tokens": max_tokens,
         "stream_mib": round(stream / 2**20, 1),
         "weights_gib": round(weights / GIB, 2),
+        "captures": {"kept": KEPT, "gib": round(facts["memory_gib"] / SHARE, 1)} if device.type == "cuda" else None,
         "streams_that_fit": max(0, int((facts["free_gib"] * GIB - weights) // stream)),
     }
 
@@ -138,6 +140,7 @@ def print_tables(facts, console):
             "tokens a frame": frame,
             "cache a token": f"{model['kv_bytes_per_token']:,} bytes",
             "cache a stream": f"{model['stream_mib']} MiB for {model['max_tokens']} tokens",
+            "captured steps": "at most {kept} CUDA graphs, in about {gib} GiB".format(**model["captures"]) if model["captures"] else "none on a CPU",
             "streams that fit": f"{model['streams_that_fit']} on {model['device']}, weights and cache alone",
         }
         console.print(rows("model", shown))

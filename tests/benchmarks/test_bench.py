@@ -10,6 +10,7 @@ from evostreaming.benchmarks.bench import Bench, Rows
 from evostreaming.benchmarks.cli import app
 from evostreaming.benchmarks.long_stream import long_stream
 from evostreaming.benchmarks.subject import Subject, Unavailable
+from evostreaming.engine.errors import ArgumentError
 
 NUMBERS = ("first_ms", "last_ms", "first_p99_ms", "last_p99_ms", "drift_percent", "memory_growth", "host_memory_growth")
 
@@ -154,3 +155,15 @@ def test_the_logits_of_a_window_of_three_frames_are_compared_too(tiny):
 def test_a_stream_too_short_to_fill_its_window_is_refused(tiny):
     with pytest.raises(Unavailable, match="do not fill"):
         list(long_stream(tiny, 20, 2048))
+
+
+def test_a_row_that_does_not_fit_is_listed_with_the_numbers_and_a_bench_without_any_row_fails(tmp_path):
+    done = CliRunner().invoke(app, ["--streams", "100000", "--context", "512", "--steps", "1", "--out", str(tmp_path)])
+    assert done.exit_code == 1 and "Traceback" not in done.output
+    assert "GiB are free on the device" in (tmp_path / "bench.md").read_text()
+
+
+def test_weights_are_not_made_for_a_quantization_that_the_device_does_not_have(monkeypatch):
+    monkeypatch.setattr("evostreaming.benchmarks.subject.random_engine", lambda *_, **__: pytest.fail("30 GB of them"))
+    with pytest.raises(ArgumentError, match="CUDA device"):
+        Subject.load(random="qwen2.5-vl-7b", device="cpu", quantization="fp8")

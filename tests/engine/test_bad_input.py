@@ -1,6 +1,7 @@
 """Wrong input gets one clear error, and nothing that was there is lost."""
 
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 
 from evostreaming.engine import turn
+from evostreaming.engine.cache import free_bytes
 from evostreaming.engine.errors import (
     ArgumentError,
     CapacityError,
@@ -268,6 +270,40 @@ def test_a_cache_that_the_system_does_not_give_is_a_capacity_error_on_a_cpu(make
     monkeypatch.setattr("evostreaming.engine.cache.torch.zeros", refuse)
     with pytest.raises(CapacityError, match="more than there is"):
         make_engine(data)
+
+
+def test_a_cache_beyond_the_free_memory_is_refused_with_the_numbers_before_it_is_touched(make_engine, data, monkeypatch):
+    monkeypatch.setattr("evostreaming.engine.cache.free_bytes", lambda device: 1 << 20)
+    monkeypatch.setattr("evostreaming.engine.cache.torch.zeros", lambda *shape, **options: pytest.fail("Linux would end the process"))
+    with pytest.raises(CapacityError, match="0.00 GiB are free") as caught:
+        make_engine(data)
+    assert caught.value.free == 1 << 20 < caught.value.needed
+
+
+def test_the_free_memory_of_a_cpu_is_known_on_linux():
+    free = free_bytes(torch.device("cpu"))
+    assert free is None if not Path("/proc/meminfo").exists() else 1 << 20 < free < 1 << 50
+
+
+def test_a_stream_of_another_engine_is_refused_by_every_call_and_nothing_is_written(make_engine, data):
+    mine, other = make_engine(data), make_engine(data)
+    frame = torch.zeros(64, 64, 3, dtype=torch.uint8)
+    with mine.open() as own, other.open() as foreign:
+        before = mine.cache.free, own.context.tokens, foreign.context.tokens
+        calls = [
+            lambda: mine.step(frame, foreign),
+            lambda: mine.step([frame, frame], streams=[own, foreign]),
+            lambda: mine.scan([frame], foreign),
+            lambda: mine.submit(frame, foreign),
+            lambda: mine.submit(frame, None),
+            lambda: mine.generate(foreign, "What?"),
+            lambda: mine.choose([own, foreign], ["Which?", "Which?"], ["a", "b"]),
+            lambda: mine.likelihoods(foreign, "What?", ["this"]),
+        ]
+        for call in calls:
+            with pytest.raises(ArgumentError, match="this engine's open"):
+                call()
+        assert (mine.cache.free, own.context.tokens, foreign.context.tokens) == before
 
 
 def test_an_adapter_that_is_nowhere_is_called_an_adapter(make_engine, data, tmp_path):
