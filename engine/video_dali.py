@@ -42,6 +42,8 @@ def refusal(file, device):
         return "DALI is not installed; pip install 'evostreaming[dali]'"
     if file.pixel_format not in ("yuv420p", "yuvj420p"):
         return f"its pixels are {file.pixel_format}; 8-bit 4:2:0 is decoded there"
+    if file.stated_size != file.stored_size:
+        return "its pictures are of another size than its header says"  # for which DALI makes room
     if file.interlaced:
         return "it is interlaced; progressive video is decoded there"
     if file.matrix not in (BT709, *BT601):

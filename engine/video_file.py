@@ -2,6 +2,7 @@
 
 import os
 import threading
+from contextlib import suppress
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from .video_colors import ToRgb, turn_of
 from .video_feed import Damaged, planned_packets
 from .video_index import read_index
 from .video_index_process import LONG, READERS
-from .video_packets import Tally, from_key_frame, read_alone, reason_of
+from .video_packets import METADATA_ERRORS, Tally, from_key_frame, read_alone, reason_of
 from .video_plan import make_plan
 from .video_source import Picture
 
@@ -26,6 +27,7 @@ INDEXING = threading.Lock()
 FULL_RANGE = 2  # FFmpeg's number of brightness from 0 to 255
 LARGE = 1920 * 1088  # pixels; more wait for memory, not for each other
 MOST_THREADS = 32  # each holds a picture back at the beginning
+SLOWEST, FASTEST = Fraction(1, 100_000), 100_000  # frames a second; what headers say beyond is damage
 JUMP = 1  # seconds back: more is not a wrong time stamp but a new recording appended to the file
 
 
@@ -40,12 +42,14 @@ class VideoFile:
         self.decoded = self.skipped = 0
         self.works_ahead = False  # decodes every picture, on two threads a core: who feeds it can leave it alone for a while
         self._indexed = None
-        self._address = self.source if over_network else f"file:{source}"  # "file:" keeps names with a colon from being taken for protocols
+        # "file:" keeps names with a colon from being taken for protocols. The working folder may change before the file is opened again.
+        self._address = self.source if over_network else f"file:{os.path.abspath(source)}"
         self._network = {"options": NETWORK_OPTIONS, "timeout": 20.0} if over_network else {}
         if not over_network:
             _check_file(Path(source))
         with self.open() as container:
             video = self.video_of(container)
+            self.stated_size = video.codec_context.width, video.codec_context.height
             first = _first_frame(container, video, self.source)
             self.codec, self.base = video.codec_context.codec.canonical_name, video.time_base
             self._number, self.origin = video.index, 0 if first.pts is None else first.pts
@@ -55,7 +59,7 @@ class VideoFile:
             self.rotation = -first.rotation % 360
             self.width, self.height = reversed(self.stored_size) if self.turn[0] else self.stored_size
             rate = video.average_rate or video.guessed_rate
-            self.fps, self._period = (float(rate), 1 / rate) if rate else (None, Fraction(1, 25))
+            self.fps, self._period = (float(rate), 1 / rate) if rate and SLOWEST < rate < FASTEST else (None, Fraction(1, 25))
             self.frames = video.frames or None
             self._promised = _stated_duration(container, video, self.origin * self.base)
             known = self._promised or (container.duration and Fraction(container.duration, av.time_base))
@@ -146,7 +150,7 @@ class VideoFile:
 
     def open(self):
         try:
-            return av.open(self._address, **self._network)
+            return av.open(self._address, metadata_errors=METADATA_ERRORS, **self._network)
         except (av.FFmpegError, OSError) as error:
             hint = ": not a video, or its index is missing (a recording that was cut off)" if isinstance(error, av.InvalidDataError) else ""
             raise VideoError(self.source, f"cannot be opened, {reason_of(error)}{hint}") from error
@@ -260,8 +264,9 @@ def _stated_duration(container, video, origin):
     if video.duration:
         return video.duration * video.time_base
     if "DURATION" in video.metadata:  # Matroska: the time of the end, written as 00:00:13.013000000
-        hours, minutes, seconds = video.metadata["DURATION"].split(":")
-        return int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds) - origin
+        with suppress(ValueError):  # anybody may have written anything there
+            hours, minutes, seconds = video.metadata["DURATION"].split(":")
+            return int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds) - origin
     if len(container.streams) == 1 and container.duration:
         return Fraction(container.duration, av.time_base) - origin
     return None

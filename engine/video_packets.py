@@ -7,6 +7,8 @@ import av
 
 from .errors import VideoError
 
+METADATA_ERRORS = "replace"  # titles and the like may be in any encoding
+
 
 def read_alone(container, video):
     """Leave every stream of a container but `video` unread."""

@@ -1,8 +1,10 @@
 """Many videos at once: a few threads decode for all of them, and the one whose consumer is nearest to waiting is served next; those that
 nobody reads yet come behind."""
 
+import atexit
 import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -11,8 +13,10 @@ import av
 
 from .errors import ArgumentError, VideoError
 from .video import open_source
+from .video_packets import METADATA_ERRORS
 
 BURST = 4  # frames a thread decodes for a source before it looks again who needs it most
+PATIENCE = 0.5  # seconds that a source which is read may get nothing because others have more to come
 
 
 class DecodePool:
@@ -32,6 +36,7 @@ class DecodePool:
         self._threads = [threading.Thread(target=self._work, name=f"decode {i}", daemon=True) for i in range(self.workers)]
         for thread in self._threads:
             thread.start()
+        atexit.register(self.close)  # a thread inside of a library must not outlive the interpreter
 
     def cores_each(self):
         """CPU cores for each source that is there or on its way: what comes side by side shares evenly and ends side by side. Rather more
@@ -82,15 +87,17 @@ class DecodePool:
 
     def close(self):
         """Stop decoding; sources of the pool end."""
+        atexit.unregister(self.close)
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         for thread in self._threads:
             thread.join(timeout=2.0)
-        for job in self._jobs:
-            job.ready.end()
-            if not job.busy:  # else its thread, when it is back from its decoder, ends it
-                job.end()
+        with self._changed:
+            for job in self._jobs:
+                job.ready.end()
+                if not job.busy:  # else its thread, when it is back from its decoder, ends it
+                    job.end()
 
     def __enter__(self):
         return self
@@ -108,9 +115,9 @@ class DecodePool:
             self._jobs.append(job)
             self._changed.notify()
 
-    def _wake(self, job, first=False):
-        """Somebody came, for the `first` time, took a frame or left. A thread that wakes for nothing costs the others Python's lock."""
-        if first or job.ready.ended or job.waiting + 1 >= job.room(self._share):
+    def _wake(self, job, held=None):
+        """Somebody took one of `held` frames, or came or left. A thread that wakes for nothing costs the others Python's lock."""
+        if held is None or held >= job.room(self._share):
             with self._changed:
                 self._changed.notify()
 
@@ -121,12 +128,14 @@ class DecodePool:
                 job.busy = False
                 if not more:
                     self._jobs.remove(job)
+                elif self._closed:
+                    job.end()
 
     def _take(self):
         with self._changed:
             while not self._closed:
                 if job := self._neediest():
-                    job.busy = True
+                    job.busy, job.served = True, time.monotonic()
                     if self._neediest():  # and so on, until all that can be done is being done
                         self._changed.notify()
                     return job
@@ -148,7 +157,9 @@ class DecodePool:
         # fed by few, in turn.
         if sum(job.busy and job.works_ahead for job in self._jobs) >= max(self.workers // 4, 2):
             open_to_more = [job for job in open_to_more if not job.works_ahead]
-        return min(open_to_more, key=lambda job: (job.unread, job.waiting, job.done - job.expected), default=None)
+        # Where decoding is what everybody waits for, none has a frame, and the longest would be served until the others are as long.
+        late = time.monotonic() - PATIENCE
+        return min(open_to_more, key=lambda job: (job.unread, job.waiting, min(job.served, late), job.done - job.expected), default=None)
 
 
 class _Job:
@@ -157,7 +168,7 @@ class _Job:
     def __init__(self, frames, ready, reader, expected):
         self.frames, self.ready, self.reader, self.expected = frames, ready, reader, expected
         self.size = reader.width * reader.height * 3
-        self.done, self.busy = 0, False
+        self.done, self.busy, self.served = 0, False, time.monotonic()
 
     @property
     def waiting(self):
@@ -198,7 +209,7 @@ class _Job:
 def _seconds(path):
     """What the header says of the length; 0 for what cannot be opened, which says why when its turn comes."""
     try:
-        with av.open(f"file:{path}") as container:
+        with av.open(f"file:{path}", metadata_errors=METADATA_ERRORS) as container:
             return container.duration or 0
     except (av.FFmpegError, OSError):
         return 0

@@ -19,7 +19,10 @@ from typing import NamedTuple
 
 import torch
 
-from .errors import ArgumentError
+from .errors import ArgumentError, VideoError
+
+
+LATER = 60  # seconds behind twice a stated duration at which a time stamp is taken for damage
 
 
 class Picture(NamedTuple):
@@ -62,7 +65,7 @@ class FrameSource:
         self.expected = _expected(reader, rate, start, end)
         # A live consumer that is late gets the newest frame, so one place is all a live queue needs.
         self._ready = Ready(1 if reader.live else queue, newest_wins=reader.live)
-        frames = _render(_at_ticks(reader.pictures(start, end, rate), rate, start, end, reader.live))
+        frames = _render(_at_ticks(reader, rate, start, end))
         self._finish, self._thread = weakref.finalize(self, _finish, self._ready, reader), None
         if pool is not None and not reader.live:
             pool.add(frames, self._ready, reader, self.expected)
@@ -129,7 +132,7 @@ class Ready:
     def get(self):
         if not self.asked:
             self.asked = True
-            self.on_change(first=True)  # its turn may come sooner now
+            self.on_change()  # its turn may come sooner now
         with self.changed:
             while not self.frames and not self.ended:
                 self.changed.wait()
@@ -137,8 +140,9 @@ class Ready:
                 error, self.error = self.error, None
                 raise error or StopIteration
             self.changed.notify_all()
+            held = len(self.frames)
             frame = self.frames.popleft()
-        self.on_change()
+        self.on_change(held)
         return frame
 
     def end(self, error=None):
@@ -155,7 +159,7 @@ class Ready:
         self.on_change()
 
 
-def _nothing(first=False):
+def _nothing(held=None):
     pass
 
 
@@ -210,9 +214,14 @@ class Ticks:
         return self.end is None or time < self.end
 
 
-def _at_ticks(pictures, rate, start, end, live):
-    ticks = Ticks(rate, start, end, live)
-    for picture in pictures:
+def _at_ticks(reader, rate, start, end):
+    ticks = Ticks(rate, start, end, reader.live)
+    latest, reached = None if reader.duration is None else exact_time(2 * reader.duration + LATER), None
+    for picture in reader.pictures(start, end, rate):
+        if rate and latest is not None and picture.time > latest:  # each tick up to there would show the picture before
+            reason = f"a picture is dated {float(picture.time):.0f} s in a video of {reader.duration:.0f} s"
+            raise VideoError(reader.source, reason, reached)
+        reached = float(picture.time)
         yield from ticks.after(picture)
         if end is not None and picture.time >= end:
             return

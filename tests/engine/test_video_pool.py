@@ -197,6 +197,35 @@ def test_a_decoder_works_ahead_of_every_picture_on_more_than_one_core_until_its_
             assert source._reader.works_ahead is False
 
 
+def test_a_short_source_that_is_read_is_not_kept_waiting_until_longer_ones_are_as_short(counted):
+    """Each consumer takes what comes at once, so no source has a frame waiting."""
+    with DecodePool(workers=1) as pool:
+        sources = [FrameSource(counted(length, pause=0.005), pool=pool) for length in (100_000, 100_000, 100_000, 50)]
+        for source in sources[:3]:
+            threading.Thread(target=lambda source=source: [None for _ in source], daemon=True).start()
+        got = []
+        threading.Thread(target=lambda: got.extend(frame.index for frame in sources[3]), daemon=True).start()
+        settles(lambda: len(got) >= 8, True, 8.0)
+        for source in sources:
+            source.close()
+
+
+def test_two_who_take_from_one_source_at_the_same_moment_do_not_leave_it_asleep(counted):
+    with DecodePool(workers=1) as pool:
+        source = FrameSource(counted(1000), queue=2, pool=pool)
+        source._ready.asked = True
+        settles(lambda: len(source._ready.frames), 2)
+        together, wake = threading.Barrier(2, timeout=10), source._ready.on_change
+        source._ready.on_change = lambda *held: (together.wait(), wake(*held))
+        takers = [threading.Thread(target=lambda: next(source), daemon=True) for _ in range(2)]
+        for taker in takers:
+            taker.start()
+        for taker in takers:
+            taker.join(10)
+        source._ready.on_change = wake
+        settles(lambda: len(source._ready.frames), 2)
+
+
 def test_an_error_costs_its_own_source_only(pool, counted):
     error = VideoError("broken", "cut off", 0.4)
     broken, whole = FrameSource(counted(5, error), pool=pool), FrameSource(counted(60), pool=pool)
