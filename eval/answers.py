@@ -45,8 +45,11 @@ def letter(response, options):
 
 
 def integer(response):
-    """The one whole number, in digits or as zero..twenty, that a response names; None if it names none or several."""
-    found = {_NUMBERS.index(n.lower()) if n.lower() in _NUMBERS else int(n) for n in _INTEGER.findall(response)}
+    """The one whole number, in digits or as zero..twenty, that a response names; None if it names none or several, or an endless one."""
+    try:
+        found = {_NUMBERS.index(n.lower()) if n.lower() in _NUMBERS else int(n) for n in _INTEGER.findall(response)}
+    except ValueError:  # thousands of digits, as a model that repeats itself writes them, are more than Python reads
+        return None
     return found.pop() if len(found) == 1 else None
 
 

@@ -52,6 +52,15 @@ def parse_part(value):
     return int(number), int(count)
 
 
+def parse_fps(value: float | None):
+    from .episodes import MAX_FPS, MIN_FPS
+
+    if value is not None and not MIN_FPS <= value <= MAX_FPS:  # nan, too, which an older typer's min and max let pass
+        raise typer.BadParameter(f"{value:g} is not in the range {MIN_FPS:g} to {MAX_FPS:g}")
+    return value
+
+
+Fps = Annotated[float | None, typer.Option(callback=parse_fps, help="frames a second, 0.5 to 2 [default: the benchmark's own, mostly 0.5]")]
 Judge = Annotated[
     str, typer.Option(callback=parse_judge, metavar="lexical|llm|local:DIR", help="who judges free text: its words, a server, a checkpoint")
 ]
@@ -101,14 +110,14 @@ def episodes(
     suite: Annotated[str, typer.Argument(help="name of the benchmark, such as ovobench")],
     data: Annotated[Path, typer.Argument(help="the annotation file or folder that you downloaded")],
     out: Annotated[Path, typer.Argument(help="where to write the episodes, JSONL")],
-    fps: Annotated[float, typer.Option(help="frames a second, 0.5 to 2")] = 0.5,
+    fps: Fps = None,
 ):
     """Turn the annotation of a benchmark into episodes."""
     from .episodes import write_episodes
     from .suites.catalog import load_suite
 
     try:
-        made = load_suite(suite).read(data, fps=fps)
+        made = load_suite(suite).read(data) if fps is None else load_suite(suite).read(data, fps=fps)
         write_episodes(out, made)
     except EvoStreamingError as error:
         raise exit_for(error) from None
@@ -126,7 +135,7 @@ def evaluate(
     model: Annotated[str, typer.Option("--model", "-m", help="'tiny' (built in) or a Hugging Face checkpoint folder")] = "tiny",
     adapter: Annotated[Path | None, typer.Option(help="a PEFT LoRA folder, merged at load")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="only the first episodes")] = None,
-    fps: Annotated[float | None, typer.Option(min=0.5, max=2, help="frames a second [default: the benchmark's own, mostly 0.5]")] = None,
+    fps: Fps = None,
     baseline: Annotated[list[Baseline] | None, typer.Option(help="also run: vanilla, without --adapter; simplestream")] = None,
     timed: Annotated[bool, typer.Option("--timed", help="one turn at a time, with latencies, for score --clock wall; much slower")] = False,
     shards: Annotated[

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from .answers import integer
 from .errors import SchemaError
 from .records import read_jsonl, write_jsonl
 
@@ -129,7 +130,7 @@ def _bad_answer(answer, query):
         letters = [chr(65 + i) for i in range(len(query.options))]
         return None if answer in letters else f"is not an option letter ({letters[0]} to {letters[-1]})"
     if query.answer_form == "int":
-        return None if answer.isdecimal() else "is not a whole number in digits"
+        return None if answer.isdecimal() and integer(answer) is not None else "is not a whole number in digits"
     if query.answer_form == "yesno":
         return None if answer.casefold() in ("yes", "no") else "is neither yes nor no"
     return None

@@ -7,6 +7,7 @@ from pathlib import Path
 from .errors import SchemaError
 
 REQUIRED = object()
+LIMIT = 10**18
 
 
 class Record:
@@ -44,11 +45,7 @@ class Record:
     def number(self, name, default=REQUIRED):
         """A finite float; NaN and Infinity never get past the parser."""
         value = self._get(name, default)
-        if value is None:
-            return default
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            self.fail(name, f"expected a number, got {kind(value)}")
-        return float(value)
+        return default if value is None else self._float(name, value)
 
     def integer(self, name, default=REQUIRED):
         value = self._get(name, default)
@@ -56,7 +53,7 @@ class Record:
             return default
         if isinstance(value, bool) or not isinstance(value, int):
             self.fail(name, f"expected an integer, got {kind(value)}")
-        return value
+        return self._bounded(name, value)
 
     def flag(self, name, default=REQUIRED):
         value = self._get(name, default)
@@ -93,10 +90,18 @@ class Record:
         value = self.items(name)
         if length is not None and len(value) != length:
             self.fail(name, f"expected {length} numbers, got {len(value)}")
-        for i, item in enumerate(value):
-            if isinstance(item, bool) or not isinstance(item, int | float):
-                self.fail(f"{name}[{i}]", f"expected a number, got {kind(item)}")
-        return tuple(float(item) for item in value)
+        return tuple(self._float(f"{name}[{i}]", item) for i, item in enumerate(value))
+
+    def _float(self, name, value):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            self.fail(name, f"expected a number, got {kind(value)}")
+        return float(self._bounded(name, value))
+
+    def _bounded(self, name, value):
+        # JSON's integers have as many digits as one likes: sums and means of them would overflow far from here.
+        if abs(value) >= LIMIT:
+            self.fail(name, "is out of range; give one below 10^18")
+        return value
 
     def record(self, name, default=REQUIRED):
         value = self._get(name, default)

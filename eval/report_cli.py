@@ -45,9 +45,6 @@ def compare(
             typer.echo(f"wrote {write_comparison(found, html)}", err=True)
     except EvoStreamingError as error:
         raise exit_for(error) from None
-    except OSError as error:
-        typer.echo(f"error: {error.filename} cannot be written: {error.strerror}", err=True)
-        raise typer.Exit(1) from None
     for warning in found["warnings"]:
         typer.echo(f"warning: {warning}", err=True)
     if json:

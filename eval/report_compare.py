@@ -10,24 +10,27 @@ LONG = {"S": "S, right at the right turn", "E": "E, F1 of responses and targets"
 
 
 def print_comparison(found, console):
-    """Every row once a score: the means of the runs, then what tells the others from the first."""
+    """A table for every run but the first: its means beside those of the first, and what tells them apart."""
     for i, run in enumerate(found["runs"]):
         console.print(f"{letter(i)}  {run['run_id']}  {run['path']}", markup=False, soft_wrap=True, highlight=False)
     console.print(f"{found['episodes']} episodes of {found['videos']} videos, paired by video", highlight=False)
-    names = [letter(i) for i in range(len(found["runs"]))]
+    for i in range(1, len(found["runs"])):
+        console.print(beside_first(found["rows"], i))
+
+
+def beside_first(rows, i):
+    """Run `i` and the first. Names give way where the terminal is narrow, numbers never."""
     lines = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    lines.add_column("", no_wrap=True)
-    for name in [*names, *(x for n in names[1:] for x in (f"{n} - A", "95 %", "p"))]:
+    lines.add_column("", overflow="fold")
+    for name in ("A", letter(i), f"{letter(i)} - A", "95 %", "p"):
         lines.add_column(name, justify="right", no_wrap=True)
     for score in SCORES:
-        rows = [row for row in found["rows"] if row["score"] == score]
-        for row in rows:
-            style = "bold" if row["kind"] != "task" else None
-            changes = [x for d in row["differences"][1:] for x in (f"{d['mean']:+.1f}", interval(d), chance(d))]
-            lines.add_row(f"{score} {row['name']}", *(f"{v:.1f}" for v in row["values"]), *changes, style=style)
-        if rows:
-            lines.add_section()
-    console.print(lines)
+        for row in (row for row in rows if row["score"] == score):
+            first, own, change = row["values"][0], row["values"][i], row["differences"][i]
+            cells = (f"{first:.1f}", f"{own:.1f}", f"{change['mean']:+.1f}", interval(change), chance(change))
+            lines.add_row(f"{score} {row['name']}", *cells, style="bold" if row["kind"] != "task" else None)
+        lines.add_section()
+    return lines
 
 
 def write_comparison(found, path):

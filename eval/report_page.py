@@ -4,6 +4,7 @@ import html
 import io
 
 from .. import __version__
+from .journal import write_whole
 
 INK, QUIET, LINE, GOOD, FAIR, BAD, ASK = "#1b2430", "#667085", "#e4e7ec", "#0b8457", "#dc8a04", "#c4320a", "#2f5fd0"
 SERIES = (ASK, GOOD, FAIR, "#8b3fc7", "#0e7490", BAD)  # one color a run
@@ -45,15 +46,13 @@ dt {{ color: var(--quiet); }} dd {{ margin: 0; overflow-wrap: anywhere; font-var
 
 
 def write_page(path, title, body, style=""):
-    """Write one HTML file without outside references; `body` is a list of HTML pieces."""
+    """Write one HTML file without outside references; `body` is a list of HTML pieces. Raises RunError."""
     head = (
         f"<meta charset=utf-8><meta name=viewport content='width=device-width'><title>{escape(title)}</title><style>{STYLE}{style}</style>"
     )
     foot = f"<p class=about style='margin-top:48px;font-size:13px'>EvoStreaming {escape(__version__)}</p>"
-    path.write_text(
-        f"<!doctype html>\n<html lang=en><head>{head}</head>\n<body>\n{chr(10).join(p for p in body if p)}\n{foot}</body></html>\n",
-        encoding="utf-8",
-    )
+    page = f"<!doctype html>\n<html lang=en><head>{head}</head>\n<body>\n{chr(10).join(p for p in body if p)}\n{foot}</body></html>\n"
+    write_whole(path, page.encode("utf-8", "replace"))
     return path
 
 

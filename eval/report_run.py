@@ -1,13 +1,15 @@
 """A run's directory read back: settings, episodes, traces, scores."""
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from .episodes import Episode, read_episodes
 from .errors import SchemaError
+from .journal import write_whole
 from .judges import LexicalJudge
-from .records import read_json, read_jsonl
+from .records import Record, read_json, read_jsonl
 from .run_folder import EPISODES, SCORES, SETTINGS, TRACES
 from .scorecard import scorecard, sha256
 from .traces import Trace, read_traces
@@ -34,13 +36,13 @@ class Run:
 def read_run(path):
     """The `Run` in the folder `path`.
 
-    Its `scores.json` is used if it was made from these very files, and made with the lexical judge if not. Raises SchemaError.
+    Its `scores.json` is used if it was made from these very files, and made with the lexical judge if not. Raises SchemaError, RunError.
     """
     path = Path(path)
     if not path.is_dir():
         raise SchemaError(path, "", "", f"is not the folder of a run: it would hold {EPISODES} and {TRACES}")
     episodes = read_episodes(path / EPISODES)
-    settings = read_json(path / SETTINGS) if (path / SETTINGS).exists() else {}
+    settings = Record(read_json(path / SETTINGS), path / SETTINGS, "").data if (path / SETTINGS).exists() else {}
     skipped = [record.data for record in read_jsonl(path / SKIPPED)] if (path / SKIPPED).exists() else []
     return Run(path, settings, episodes, read_traces(path / TRACES, episodes), scores(path), skipped)
 
@@ -48,15 +50,12 @@ def read_run(path):
 def scores(path):
     """The scorecard of a run's folder; written to `scores.json` when there is none of these files yet."""
     hashes = {"episodes_sha256": sha256(path / EPISODES), "traces_sha256": sha256(path / TRACES)}
-    if (path / SCORES).exists():
-        card = read_json(path / SCORES)
-        if isinstance(card, dict) and hashes.items() <= card.get("header", {}).items():
-            return card
+    with suppress(SchemaError):  # a file that is missing or damaged was not made from these
+        card = Record(read_json(path / SCORES), path / SCORES, "")
+        if hashes.items() <= card.record("header").data.items():
+            return card.data
     card = scorecard(path / EPISODES, path / TRACES, LexicalJudge())
-    text = json.dumps(card, ensure_ascii=False, allow_nan=False)
-    try:
-        (path / SCORES).write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise SchemaError(path / SCORES, "", "", f"cannot be written: {error.strerror}") from None
+    data = (json.dumps(card, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "replace")
+    write_whole(path / SCORES, data)
     # What was just written and what is read later must be the same: JSON has no tuples and no number keys.
-    return json.loads(text)
+    return json.loads(data)

@@ -27,7 +27,7 @@ def scorecard(episodes_path, traces_path, text_judge, settings=DEFAULT, profile=
     traces = read_traces(traces_path, episodes)
     scores = score_run(episodes, traces, text_judge, settings)
     tables = aggregate(episodes, scores, allow_partial, settings)
-    found = _official(episodes, traces, text_judge, against)
+    found, left_out = _official(episodes, traces, text_judge, against)
     status = {key: tables.pop(key) for key in ("episodes", "incomplete", "invalid")}
     header = {
         "spec": SPEC,
@@ -50,7 +50,7 @@ def scorecard(episodes_path, traces_path, text_judge, settings=DEFAULT, profile=
         **({} if against is None else {"against_sha256": sha256(against)}),
         **{fact: _agreed([t.meta.get(fact) for t in traces.values()]) for fact in RUN_FACTS},
         "scored": status["episodes"],
-        "incomplete": status["incomplete"] + _unscored(found),
+        "incomplete": status["incomplete"] + _unscored(found) + left_out,
         "invalid": status["invalid"],
     }
     return {
@@ -64,19 +64,29 @@ def scorecard(episodes_path, traces_path, text_judge, settings=DEFAULT, profile=
 
 
 def _official(episodes, traces, text_judge, rival):
-    """The own scores of the benchmarks that are in the file, by suite."""
-    compared = False
-    result = {}
+    """The own scores of the benchmarks that are in the file, by suite, beside those of blind policies; and why some are left out."""
+    result, left_out, compared = {}, [], False
     for suite in sorted({e.suite for e in episodes} & set(SUITES)):
         module = load_suite(suite)
         mine = [e for e in episodes if e.suite == suite]
-        if hasattr(module, "official"):
-            result[suite] = module.official(mine, traces, text_judge)
-        if rival is not None and hasattr(module, "CONTEST"):
-            result[suite]["against"], compared = compare_texts(module, mine, traces, text_judge, rival), True
+        contest = rival is not None and hasattr(module, "CONTEST")
+        compared = compared or contest
+        try:
+            scores = module.official(mine, traces, text_judge) if hasattr(module, "official") else {}
+            if contest:
+                scores["against"] = compare_texts(module, mine, traces, text_judge, rival)
+        except (LookupError, ZeroDivisionError) as error:  # episodes that only carry the suite's name: S and E need less of them
+            what = repr(error.args[0]) if isinstance(error, KeyError) else "a target that it can score"
+            problem = f"its own score is left out, {what} is missing from its episodes"
+            left_out.append(f"{suite}: {problem}; make them with `evostreaming episodes {suite}`")
+            continue
+        if hasattr(module, "BLIND"):
+            scores["blind"] = module.BLIND
+        if scores:
+            result[suite] = scores
     if rival is not None and not compared:
         raise ArgumentError("--against is for livesports3k and infstreams, whose judges compare two models; there is none of them here")
-    return result
+    return result, left_out
 
 
 def _unscored(found):

@@ -18,6 +18,7 @@ FILES = {
     "SG": "dynamic_state_grounding.json", "MD": "multiturn_dependency_reasoning.json", "SI": "speaker_identification.json",
     "AP": "action_prediction.json", "PA": "proactive_alerting.json", "PT": "proactive_turntaking.json",
 }  # fmt: skip
+MEASURED = ("AP", "PT")  # asked `BEFORE_END_S` before the video ends
 BEFORE_END_S = 5.0  # the benchmark asks 5 frames before the end, at one frame a second
 AFTER_S = 5.0  # an alert that comes too late is still waited for
 NO_REPLY = "<2>"  # how a turn-taking model may say that it stays silent
@@ -35,7 +36,10 @@ def read(path, fps=0.5, tail_s=4.0, lengths=None):
     tasks = {task: path if path.is_file() else path / name for task, name in FILES.items() if path.name == name or (path / name).is_file()}
     if not tasks:
         raise SchemaError(path, "", "", f"is neither one of the benchmark's files nor a folder with any: {', '.join(FILES.values())}")
-    return [episode for task, file in tasks.items() for episode in _read_task(task, file, fps, tail_s, lengths)]
+    records = {task: read_records(file) for task, file in tasks.items()}
+    if lengths is None:
+        lengths = _measure({r.text("video") for task in MEASURED for r in records.get(task, ())}, path.parent if path.is_file() else path)
+    return [episode for task in records for episode in _read_task(task, records[task], fps, tail_s, lengths)]
 
 
 def official(episodes, traces, judge):
@@ -68,14 +72,11 @@ def alerting(times, span):
     return float(a <= first <= b), sum(a <= t <= b for t in times) / len(times), shared / union if union else 0.0
 
 
-def _read_task(task, file, fps, tail_s, lengths):
-    records = read_records(file)
-    if lengths is None:
-        lengths = {} if task not in ("AP", "PT") else _measure({record.text("video") for record in records}, file.parent)
+def _read_task(task, records, fps, tail_s, lengths):
     make = {"SG": _conversation_of, "MD": _conversation_of, "SI": _speaker, "PA": _alert, "AP": _action, "PT": _remark}[task]
     for i, record in enumerate(records):
         video = record.text("video")
-        if task in ("AP", "PT") and video not in lengths:
+        if task in MEASURED and video not in lengths:
             record.fail("video", f"{video!r} has no length; {task} is asked {BEFORE_END_S:g} s before the end")
         queries, targets, end = make(record, lengths.get(video), tail_s)
         regime, folder = "FAR" if task == "PA" else "RT", "clips" if task == "AP" else "videos"
@@ -161,18 +162,27 @@ def _conversation(rows):
 
 def _measure(videos, folder):
     """Lengths of the video files; names all that are missing at once."""
-    import av
-
     found = {v: next((folder / d / v for d in ("clips", "videos") if (folder / d / v).is_file()), None) for v in sorted(videos)}
     missing = [video for video, file in found.items() if file is None]
     if missing:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise SchemaError(folder, "", "", f"{len(missing)} videos are in neither clips/ nor videos/, and their length is needed: {shown}")
-    lengths = {}
-    for video, file in found.items():
-        try:
-            with av.open(str(file)) as container:
-                lengths[video] = container.duration / av.time_base
-        except (av.FFmpegError, TypeError) as error:
-            raise SchemaError(file, "", "", f"has no readable length: {error}") from None
-    return lengths
+    return {video: _length(file) for video, file in found.items()}
+
+
+def _length(file):
+    """Seconds of a video. Of a damaged one more than can be read: its episode then fails when it is streamed, and no other does."""
+    import av
+
+    seen = 0.0
+    try:
+        with av.open(str(file), metadata_errors="replace") as container:
+            if container.duration:
+                return container.duration / av.time_base
+            for packet in container.demux(video=0):
+                seen = max(seen, float((packet.pts or 0) * packet.time_base))
+            if seen:
+                return seen
+    except (av.FFmpegError, IndexError):
+        pass
+    return seen + 2 * BEFORE_END_S

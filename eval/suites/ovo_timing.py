@@ -9,6 +9,7 @@ from ..episodes import Episode, Query, Target
 from ..records import read_records
 from .catalog import find_file
 from .ovobench import ANNOTATION, FORWARD
+from .replies import scored
 
 TOLERANCE_S = 2.0
 
@@ -39,10 +40,9 @@ def read(path, fps=2.0):
 def official(episodes, traces, judge=None):
     """`{"tasks": {task: {"precision", "recall"}}, "F1": {task: ..., "mean"}}` in percent: means over records, F1 of those means."""
     pairs = {}
-    for episode in episodes:
-        if episode.episode_id in traces:
-            said = [turn.t for turn in traces[episode.episode_id].turns if not turn.silent]
-            pairs.setdefault(episode.task, []).append(precision_recall(said, [t.t_star for t in episode.targets]))
+    for episode, trace in scored(episodes, traces):
+        said = [turn.t for turn in trace.turns if not turn.silent]
+        pairs.setdefault(episode.task, []).append(precision_recall(said, [t.t_star for t in episode.targets]))
     tasks, f1 = {}, {}
     for task, rows in sorted(pairs.items()):
         p, r = (100 * sum(column) / len(rows) for column in zip(*rows))

@@ -18,6 +18,11 @@ CHOICE_PROMPT = (
     "Do not include any additional text or explanation in your response.\n"
 )
 
+# What policies without eyes get in the benchmark's own protocol, percent; measured on the released files.
+BLIND = {
+    "SSR, always 'Yes'": 67.25, "CRR, always 'Yes'": 60.0, "REC, always '1'": 20.49, "HLD, always 'Unable to answer'": 100.0,
+    "EPM, always one letter": 40.1, "HLD, always one letter": 38.2, "FPD, always one letter": 33.7,
+}  # fmt: skip
 COUNT_FRESH_S = 5.0  # how long a count stays worth saying, if no further event ends before
 REC_ANCHORS = ("end", "start+2")
 

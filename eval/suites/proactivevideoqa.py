@@ -14,6 +14,7 @@ from .replies import replies, scored
 TASKS = ("WEB", "EGO", "TV", "VAD")
 OMEGAS = (0.0, 0.5, 1.0)
 SILENT_SCORE = 0.5  # of 2: silence is worth a quarter, a wrong answer nothing
+BLIND = {"always silent": 25.0}  # percent, for every omega
 
 
 def read(path, fps=0.5):

@@ -33,6 +33,7 @@ def test_letter(response, picked):
         ("someone", None),
         ("it is 12 now", 12),
         ("1 2", None),
+        ("9" * 5000, None),
     ],
 )
 def test_integer(response, value):

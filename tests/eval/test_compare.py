@@ -10,6 +10,7 @@ from evostreaming.engine.errors import ArgumentError
 from evostreaming.eval.compare import compare
 from evostreaming.eval.episodes import write_episodes
 from evostreaming.eval.report_cli import app
+from evostreaming.eval.report_compare import interval
 from evostreaming.eval.report_run import read_run
 from evostreaming.eval.traces import Trace, write_traces
 
@@ -85,6 +86,18 @@ def test_only_what_all_have_scored_is_compared_and_it_is_said(make_run):
     assert any(w.endswith("were not measured alike: judge") for w in rows_of(a, b)[0]["warnings"])
 
 
+@pytest.mark.parametrize("width", ["80", "48"])
+def test_no_digit_is_lost_where_the_terminal_is_narrow(make_run, width):
+    names = ("Sequential Question Answering", "Contextual Understanding")
+    folders = [make_run(name, lambda i, n=n: i % 5 < n, lambda i: names[i % 2]) for name, n in (("one", 1), ("two", 2), ("three", 4))]
+    result = CliRunner().invoke(app, ["compare", *map(str, folders)], env={"COLUMNS": width})
+    assert result.exit_code == 0 and "…" not in result.stdout.replace(" … ", "")
+    found = json.loads(CliRunner().invoke(app, ["compare", *map(str, folders), "--json"]).stdout)
+    for row in found["rows"]:
+        for value, change in zip(row["values"][1:], row["differences"][1:]):
+            assert f"{value:.1f}" in result.stdout and interval(change) in result.stdout
+
+
 def test_nothing_to_pair_is_an_error(make_run, tmp_path):
     a = make_run("a", lambda i: True)
     with pytest.raises(ArgumentError, match="two runs or more"):
@@ -105,4 +118,5 @@ def test_the_command_prints_a_table_json_and_a_page(make_run, tmp_path):
     assert [run["run_id"] for run in found["runs"]] == ["one", "two", "three"]
     page = (tmp_path / "c.html").read_text()
     assert page.count("<svg") == 2 and "+60.0" in page and "three" in page
-    assert CliRunner().invoke(app, ["compare", *folders, "--html", str(tmp_path / "no" / "c.html")]).exit_code == 1
+    failed = CliRunner().invoke(app, ["compare", *folders, "--html", str(tmp_path / "no" / "c.html")])
+    assert (failed.exit_code, failed.stderr.count("\n")) == (1, 1) and f"{tmp_path}/no/c.html: No such file" in failed.stderr

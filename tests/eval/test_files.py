@@ -66,6 +66,8 @@ def test_episodes_and_traces_survive_a_round_trip(write, tmp_path):
         (("t_end",), True, "t_end", "got a boolean"),
         (("t_end",), -1, "t_end", "zero frames"),
         (("fps",), 5, "fps", "outside 0.5 to 2"),
+        pytest.param(("t_end",), 10**400, "t_end", "out of range", id="t_end of 400 digits"),
+        (("targets", 0, "window"), [6, 10**400], "targets[0].window[1]", "out of range"),
         (("regime",), "FAST", "regime", "'FAST' is not one of RT, BT, FAR"),
         (("queries",), [], "queries", "at least one query"),
         (("queries",), {}, "queries", "expected a list"),
@@ -99,6 +101,7 @@ def test_a_wrong_episode_names_line_and_field(write, path, value, field, says):
         (("turns", 3, "text"), None, "turns[3].text", "is missing although the turn is not silent"),
         (("turns", 2, "text"), "A", "turns[2].text", "must be null on a silent turn"),
         (("turns", 2, "n_tok"), -1, "turns[2].n_tok", "less than zero"),
+        pytest.param(("turns", 2, "n_tok"), 10**400, "turns[2].n_tok", "out of range", id="n_tok of 400 digits"),
         (("turns", 2, "lat_s"), -1, "turns[2].lat_s", "never negative"),
         (("turns", 2, "qid"), "zz", "turns[2].qid", "not a query of the episode"),
         (("turns", 1, "qids_injected"), [], "turns[1].qids_injected", "asks ['q'] here"),
@@ -163,3 +166,9 @@ def test_an_episode_that_could_not_be_run_is_a_row_with_its_reason(write):
     episodes = read_episodes(write("e", EPISODE))
     traces = read_traces(write("t", {"episode_id": "e0", "run_id": "r", "turns": [], "err": "a.mp4: no video stream"}), episodes)
     assert traces["e0"].err == "a.mp4: no video stream" and traces["e0"].turns == ()
+
+
+def test_a_gold_of_thousands_of_digits_is_refused(write):
+    counted = edited(EPISODE, ("queries", 0, "answer_form"), "int")
+    with pytest.raises(SchemaError, match="not a whole number in digits"):
+        read_episodes(write("e", edited(counted, ("targets", 0, "answer"), "9" * 5000)))

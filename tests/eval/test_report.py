@@ -116,6 +116,34 @@ def test_scores_are_kept_while_they_are_of_these_files_and_made_anew_after(make_
     assert "judge lexical" in read(folder)[1] and "other-of-every-3rd-turn" in read(folder)[1]
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"header": []}', '{"header": null}'])
+def test_damaged_scores_are_made_anew(make_run, content):
+    folder = make_run()
+    (folder / "scores.json").write_text(content)
+    write_report(folder)
+    assert json.loads((folder / "scores.json").read_text())["header"]["judge"] == "lexical"
+
+
+def test_settings_that_are_no_object_are_bad_input(make_run):
+    with pytest.raises(SchemaError, match=r"run\.json: expected a JSON object, got a list"):
+        write_report(make_run(settings=[]))
+
+
+@pytest.mark.parametrize("name", ["report.html", "scores.json"])
+def test_on_a_full_disk_the_old_file_stays_and_the_command_says_which(make_run, monkeypatch, name):
+    folder = make_run()
+    write_report(folder)
+    (folder / name).write_text("old")
+
+    def full(file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    result = CliRunner().invoke(app, ["report", str(folder)])
+    assert (result.exit_code, result.stderr.count("\n"), (folder / name).read_text()) == (1, 1, "old")
+    assert f"{folder / name}: No space left on device" in result.stderr
+
+
 def test_what_could_not_be_run_is_said_with_its_reason(make_run):
     broken = lambda trace: Trace(trace.episode_id, trace.run_id, (), "no frame <here>") if trace.episode_id == "OCR-1" else trace  # noqa: E731
     folder = make_run(change=broken)

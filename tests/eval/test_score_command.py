@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from evostreaming.eval.cli import app
 from evostreaming.eval.episodes import write_episodes
 from evostreaming.eval.floors import make_trace as floor_trace
+from evostreaming.eval.suites import catalog
 from evostreaming.eval.traces import write_traces
 
 RIGHT = "the kettle boils"
@@ -98,6 +99,40 @@ def test_bad_input_is_one_line_on_stderr_and_exit_code_3(files):
     assert (result.exit_code, result.stdout) == (3, "")
     assert result.stderr.count("\n") == 1 and "line 1, field turns[0].silent: expected true or false, got a string" in result.stderr
     assert score(files / "nowhere.jsonl", files / "t.jsonl").exit_code == 3
+
+
+OWN = [suite for suite in catalog.SUITES if hasattr(catalog.load_suite(suite), "official")]
+
+
+@pytest.mark.parametrize("targets", [(), ((20, 20, 30),)])
+@pytest.mark.parametrize("suite", OWN)
+def test_episodes_that_only_carry_a_suites_name_are_scored_without_its_own_score(make_episode, make_trace, tmp_path, suite, targets):
+    episodes = [make_episode("ours", suite=suite), make_episode("other", suite=suite, targets=targets, task="PA")]
+    write_episodes(tmp_path / "e", episodes)
+    write_traces(tmp_path / "t", [make_trace(e, {10: RIGHT}) for e in episodes])
+    card = card_of(tmp_path / "e", tmp_path / "t")
+    assert {row["episode_id"]: row["S"] for row in card["episodes"]} == {"ours": 1.0, "other": 1.0 if targets else None}
+    said = [text for text in card["header"]["incomplete"] if f"`evostreaming episodes {suite}`" in text]
+    assert len(said) == (suite not in card["official"])
+
+
+@pytest.mark.parametrize(
+    ("suite", "targets", "what"),
+    [("ovbench", ((20, 20, 30),), "'subset'"), ("vstream_qa", (), "a target"), ("svbench", (), "a target")],
+)
+def test_what_a_suites_own_score_lacks_is_said(make_episode, make_trace, tmp_path, suite, targets, what):
+    episode = make_episode("e", suite=suite, targets=targets)
+    write_episodes(tmp_path / "e", [episode])
+    write_traces(tmp_path / "t", [make_trace(episode, {10: "B"})])
+    result = score(tmp_path / "e", tmp_path / "t")
+    assert result.exit_code == 0 and f"{suite}: its own score is left out, {what}" in result.stderr
+
+
+def test_blind_policies_stand_beside_a_benchmarks_own_score(make_episode, make_trace, tmp_path):
+    episode = make_episode("e", suite="ovobench", task="SSR")
+    write_episodes(tmp_path / "e", [episode])
+    write_traces(tmp_path / "t", [make_trace(episode, {10: "B"})])
+    assert "ovobench · blind · SSR, always 'Yes'" in score(tmp_path / "e", tmp_path / "t").stdout
 
 
 def test_an_llm_judge_needs_an_address_and_an_unreachable_one_leaves_the_run_incomplete(files, monkeypatch):

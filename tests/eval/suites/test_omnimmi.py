@@ -4,12 +4,16 @@ import json
 
 import pytest
 
+from evostreaming.engine.errors import VideoError
 from evostreaming.eval.discretize import spans
 from evostreaming.eval.episodes import read_episodes, write_episodes
 from evostreaming.eval.errors import SchemaError
 from evostreaming.eval.judges import LexicalJudge
+from evostreaming.eval.run_folder import find_videos
 from evostreaming.eval.scoring import score_episode
 from evostreaming.eval.suites import omnimmi
+from evostreaming.eval.sweep_frames import open_video
+from evostreaming.eval.sweep_plan import plan_watches
 
 
 class AnyLength(dict):
@@ -97,12 +101,24 @@ def test_missing_videos_are_all_named_at_once(data_dir):
         omnimmi.read(data_dir("omnimmi") / "action_prediction.json", lengths={"other.mp4": 3.0})
 
 
-def test_lengths_are_measured_from_the_files(tmp_path):
+def test_missing_videos_of_all_files_are_named_at_once(tmp_path):
+    (tmp_path / "action_prediction.json").write_text(json.dumps([action("ap.mp4")]))
+    (tmp_path / "proactive_turntaking.json").write_text(json.dumps([{"video": "pt.mp4", "conversation": []}]))
+    with pytest.raises(SchemaError, match=r"2 videos are in neither clips/ nor videos/.*: ap\.mp4, pt\.mp4"):
+        omnimmi.read(tmp_path)
+
+
+def action(video):
+    return {"video": video, "question": "What next?", "answer": "stir", "vocab": ["stir", "boil"]}
+
+
+# The last one says nowhere how long it is.
+@pytest.mark.parametrize(("file", "options"), [("x_9.mp4", {}), ("x_9.mkv", {}), ("x_9.mkv", {"live": "1"})])
+def test_lengths_are_measured_from_the_files(tmp_path, file, options):
     av = pytest.importorskip("av")
-    row = {"video": "x_9.mp4", "question": "What next?", "answer": "stir", "vocab": ["stir", "boil"]}
-    (tmp_path / "action_prediction.json").write_text(json.dumps([row]))
+    (tmp_path / "action_prediction.json").write_text(json.dumps([action(file)]))
     (tmp_path / "clips").mkdir()
-    with av.open(str(tmp_path / "clips" / "x_9.mp4"), "w") as out:
+    with av.open(str(tmp_path / "clips" / file), "w", options=options) as out:
         video = out.add_stream("mpeg4", rate=1)
         video.width = video.height = 32
         for _ in range(12):
@@ -110,13 +126,22 @@ def test_lengths_are_measured_from_the_files(tmp_path):
         out.mux(video.encode())
     (episode,) = omnimmi.read(tmp_path)
     assert (episode.t_end, episode.queries[0].t_q, episode.video) == (
-        pytest.approx(12, abs=0.6),
-        pytest.approx(7, abs=0.6),
-        "clips/x_9.mp4",
+        pytest.approx(12, abs=1.1),
+        pytest.approx(7, abs=1.1),
+        f"clips/{file}",
     )
-    (tmp_path / "clips" / "x_9.mp4").write_bytes(b"not a video")
-    with pytest.raises(SchemaError, match="has no readable length"):
-        omnimmi.read(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a video"])
+def test_a_damaged_video_fails_when_it_is_streamed_and_not_before(tmp_path, content):
+    pytest.importorskip("av")
+    (tmp_path / "action_prediction.json").write_text(json.dumps([action("bad.mp4")]))
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "bad.mp4").write_bytes(content)
+    (episode,) = omnimmi.read(tmp_path)
+    (watch,) = plan_watches([episode], find_videos(tmp_path, [episode]), alone=True)
+    with pytest.raises(VideoError, match=r"bad\.mp4"):
+        open_video(watch)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from evostreaming.eval.judges import LexicalJudge
 from evostreaming.eval.primary import tolerance, verbosity_factor
 from evostreaming.eval.scoring import score_run
 from evostreaming.eval.suites import ovo_timing, ovobench, ovobench_offline
+from evostreaming.eval.traces import Trace
 
 CLONE = [
     {"id": 3, "task": "EPM", "video": "a/b.mp4", "realtime": 21.5, "question": "Who?", "answer": "me", "options": ["you", "me"], "gt": 1},
@@ -224,3 +225,9 @@ def test_timing_score_of_traces(clone, make_trace):
     scores = ovo_timing.official(episodes, traces)
     assert scores["tasks"]["SSR"] == {"precision": 50.0, "recall": 50.0}
     assert scores["F1"] == {"CRR": 0.0, "SSR": 50.0, "REC": 100.0, "mean": 50.0}
+
+
+def test_timing_leaves_out_what_could_not_be_run(clone, make_trace):
+    _, ssr, rec = ovo_timing.read(clone())
+    traces = {ssr.episode_id: make_trace(ssr, {10: "boil"}), rec.episode_id: Trace(rec.episode_id, "run", (), "VideoError: cut off")}
+    assert list(ovo_timing.official([ssr, rec], traces)["tasks"]) == ["SSR"]

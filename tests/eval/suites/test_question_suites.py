@@ -92,7 +92,9 @@ def test_every_suite_goes_from_its_files_to_its_scores(data_dir, tmp_path, suite
     assert result.exit_code == 0, result.output
     card = json.loads(result.stdout)
     assert card["overall"]["S"] == pytest.approx(100), "the oracle answers everything"
-    assert (suite in card["official"]) == hasattr(catalog.load_suite(suite), "official")
+    module = catalog.load_suite(suite)
+    assert (suite in card["official"]) == (hasattr(module, "official") or hasattr(module, "BLIND"))
+    assert card["official"].get(suite, {}).get("blind") == getattr(module, "BLIND", None)
 
 
 def test_every_suite_file_is_in_the_catalog():
@@ -107,3 +109,17 @@ def test_an_unknown_suite_or_a_missing_file_is_said(tmp_path):
     assert unknown.exit_code == 2 and "no suite is called 'nosuch'; there are ovobench" in unknown.stderr
     missing = run("ovobench", tmp_path, tmp_path / "e")
     assert missing.exit_code == 3 and "ovo_bench_new.json" in missing.stderr
+
+
+def test_episodes_have_the_rate_of_their_benchmark_unless_another_is_given(data_dir, tmp_path):
+    command = ["episodes", "ovo_timing", str(data_dir(PLACES["ovo_timing"])), str(tmp_path / "e")]
+    run = lambda *more: CliRunner().invoke(app, [*command, *more])  # noqa: E731
+    assert run().exit_code == 0 and {e.fps for e in read_episodes(tmp_path / "e")} == {2.0}
+    assert run("--fps", "1").exit_code == 0 and {e.fps for e in read_episodes(tmp_path / "e")} == {1.0}
+
+
+@pytest.mark.parametrize("rate", ["0.4", "2.5", "nan", "inf"])
+@pytest.mark.parametrize("command", [["episodes", "ovobench", "data", "out"], ["eval", "ovobench", "--out", "run"]])
+def test_a_rate_out_of_range_is_a_usage_error(command, rate):
+    result = CliRunner().invoke(app, [*command, "--fps", rate])
+    assert result.exit_code == 2 and "--fps" in result.stderr
