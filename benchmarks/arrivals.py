@@ -1,7 +1,8 @@
 """How late decisions are when many streams send frames at a fixed rate: a simulation of arrivals over measured times of batches.
 
 Streams start at random moments. Whenever the engine is free it takes the oldest waiting frame of every stream that has one, in one batch;
-a batch takes as long as a measured step of that many streams, and between two numbers that were measured what lies on the line between them.
+a batch takes as long as a measured step of that many streams, and between two numbers that were measured what lies on the line
+between them.
 """
 
 import random

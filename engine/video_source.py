@@ -21,7 +21,6 @@ import torch
 
 from .errors import ArgumentError, VideoError
 
-
 LATER = 60  # seconds behind twice a stated duration at which a time stamp is taken for damage
 
 

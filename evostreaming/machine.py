@@ -140,7 +140,7 @@ def print_tables(facts, console):
             "tokens a frame": frame,
             "cache a token": f"{model['kv_bytes_per_token']:,} bytes",
             "cache a stream": f"{model['stream_mib']} MiB for {model['max_tokens']} tokens",
-            "captured steps": "at most {kept} CUDA graphs, in about {gib} GiB".format(**model["captures"]) if model["captures"] else "none on a CPU",
+            "captures": "at most {kept}, in about {gib} GiB".format(**model["captures"]) if model["captures"] else "none here",
             "streams that fit": f"{model['streams_that_fit']} on {model['device']}, weights and cache alone",
         }
         console.print(rows("model", shown))

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from evostreaming.eval.episodes import write_episodes
 from evostreaming.eval.errors import SchemaError
 from evostreaming.eval.floors import make_trace
+from evostreaming.eval.journal import write_whole
 from evostreaming.eval.report import write_report
 from evostreaming.eval.report_cli import app
 from evostreaming.eval.report_timelines import choose, timing
@@ -280,3 +281,10 @@ def test_a_browser_shows_the_page_without_complaint_or_sideways_scrolling(make_r
     inked = (pixels.min(2) < 250).any(1)
     # Ink all the way down, colored charts in it: not a blank or broken page.
     assert inked[:1500].mean() > 0.3 and ((pixels.max(2).astype(int) - pixels.min(2)) > 100).sum() > 1000
+
+
+def test_a_file_behind_a_link_is_written_whole_and_the_link_stays(tmp_path):
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "link").symlink_to("file")
+    write_whole(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_text() == "new" and len(list(tmp_path.iterdir())) == 2
