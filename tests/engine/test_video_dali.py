@@ -2,6 +2,8 @@
 
 import gc
 import os
+import subprocess
+import sys
 import warnings
 from fractions import Fraction
 from pathlib import Path
@@ -179,3 +181,16 @@ def test_dali_on_the_cpu_shows_what_pyav_shows(fps):
     gc.collect()
     for a, b in zip(frames, read(VideoFile(path), fps), strict=True):
         assert a[1:] == b[1:] and (a.pixels.float() - b.pixels.float()).abs().mean() < 1
+
+
+@needs_dali
+@pytest.mark.skipif(not NAMES, reason="the clips are not beside this checkout")
+def test_a_program_that_ends_with_a_pool_of_dali_open_ends_well():
+    program = (
+        "from evostreaming.engine.video_pool import DecodePool\n"
+        "pool = DecodePool(4)\n"
+        f"sources = [pool.open({str(CLIPS / 'nasa_odd_vp9.webm')!r}, decoder='dali') for _ in range(3)]\n"
+        "for source in sources: next(source)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
