@@ -12,18 +12,17 @@ from functools import partial
 import torch
 
 from evostreaming.engine.checkpoint import random_model
-from evostreaming.engine.config import ModelConfig
 from evostreaming.engine.pixels import frame_size, grid
 
 from .cases import Case, main, speed_of
-from .random_checkpoint import MODELS, read_config
+from .random_checkpoint import MODELS, published_config
 
 SHAPES = {f"{name}, {frames} frames": (name, frames) for name in MODELS for frames in (1, 8)}
 
 
 def random_tower(name):
     """(tower on the GPU in bf16, its pixel configuration); the decoder is cut down to one small layer."""
-    config = ModelConfig.from_json(*read_config(name))
+    config = published_config(name)
     small = replace(config.decoder, layers=1, vocab=64, intermediate=64)
     return random_model(replace(config, decoder=small), "cuda", torch.bfloat16).tower, config.pixels
 

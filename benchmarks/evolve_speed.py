@@ -38,7 +38,7 @@ from evostreaming.evolve.wording import CATEGORIES, Prompts
 
 from .bench_video import make_file
 from .floors import decoder_weights, measure_ceilings
-from .random_checkpoint import random_engine, read_config, turn_format
+from .random_checkpoint import published_config, random_engine, read_config, turn_format
 from .reference_models import random_reference
 from .workload import frame_shape, visual_tokens
 
@@ -159,7 +159,7 @@ def tuning(model, size, trajectories, turns=TURNS, device="auto", say=print, his
     """
     where = choose_device(device)
     dtype = choose_dtype("auto", where)
-    config = ModelConfig.from_directory(locate(model)) if model else ModelConfig.from_json(*read_config(size))
+    config = ModelConfig.from_directory(locate(model)) if model else published_config(size)
     form = TurnFormat(locate(model), config.turn) if model else turn_format(size)
     settings = tune.Tuning(held_out=0.0)
     count = settings.batch + trajectories + (settings.batch if profile else 0)

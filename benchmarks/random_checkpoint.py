@@ -41,9 +41,14 @@ def read_config(name):
     return tuple(json.loads((CONFIGS / f"{prefix}{file}.json").read_text()) for prefix in ("", "preprocessor_"))
 
 
+def published_config(name):
+    """`ModelConfig` of a published checkpoint."""
+    return ModelConfig.from_json(*read_config(name))
+
+
 def size_of(config):
     """The name of the published size that a ModelConfig is, or None."""
-    published = {name: ModelConfig.from_json(*read_config(name)) for name in MODELS}
+    published = {name: published_config(name) for name in MODELS}
     return next((name for name, one in published.items() if (one.decoder, one.vision) == (config.decoder, config.vision)), None)
 
 
@@ -71,12 +76,12 @@ def turn_format(name):
     """The conversation format of a published size over the stand-in tokenizer."""
     with tempfile.TemporaryDirectory() as directory:
         write_tokenizer(name, directory)
-        return TurnFormat(directory, ModelConfig.from_json(*read_config(name)).turn)
+        return TurnFormat(directory, published_config(name).turn)
 
 
 def random_engine(name, model=None, device="auto", dtype="auto", **options):
     """An Engine of a published size. `model`: weights to use instead of random ones (an `engine.checkpoint.Model`)."""
-    config = ModelConfig.from_json(*read_config(name))
+    config = published_config(name)
     device = choose_device(device)
     model = model or random_model(config, device, choose_dtype(dtype, device))
     usual = {"max_streams": 1, "max_tokens": 16384, "frame_size": None, "tokens_per_frame": None, "gate": Gate()}

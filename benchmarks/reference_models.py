@@ -6,10 +6,9 @@ transformers has four of the five; the fifth is transformers' decoder under `min
 import torch
 
 from evostreaming.engine.checkpoint import all_placements, allocate
-from evostreaming.engine.config import ModelConfig
 
 from .minicpm_reference import MiniCPMReference
-from .random_checkpoint import read_config
+from .random_checkpoint import published_config, read_config
 
 CLASSES = {
     "qwen2-vl-7b": "Qwen2VLForConditionalGeneration",
@@ -45,7 +44,7 @@ def random_reference(name, device, dtype=torch.bfloat16, seed=0):
 
 def same_weights(name, reference):
     """Our model with the reference's weights, in its dtype and on its device."""
-    config = ModelConfig.from_json(*read_config(name))
+    config = published_config(name)
     some = next(reference.parameters())
     model = allocate(config, some.device, some.dtype)
     places = all_placements(model)

@@ -4,7 +4,6 @@ import gc
 
 import torch
 
-from evostreaming.engine.config import ModelConfig
 from evostreaming.engine.device import choose_device, choose_dtype
 from evostreaming.engine.engine import Engine
 from evostreaming.engine.errors import ArgumentError
@@ -12,7 +11,7 @@ from evostreaming.engine.gate import Gate
 from evostreaming.engine.locate import locate
 from evostreaming.engine.quantization import check_quantization, quantize_model
 
-from .random_checkpoint import MODELS, random_engine, read_config
+from .random_checkpoint import MODELS, published_config, random_engine
 from .reference_models import CLASSES, random_reference, same_weights
 
 SPEAKS_ALWAYS = Gate(threshold=0.0)  # silence is forced where a row wants it; a reply can be had at any time
@@ -41,8 +40,7 @@ class Subject:
             return cls(str(model), engine, locate(model), quantization=quantization)
         if random not in MODELS:
             raise ArgumentError(f"--random {random} is none of {', '.join(MODELS)}")
-        config = ModelConfig.from_json(*read_config(random))
-        check_quantization(quantization, device, choose_dtype(dtype, device), config.decoder)
+        check_quantization(quantization, device, choose_dtype(dtype, device), published_config(random).decoder)
         reference = weights = None
         if peers and random in CLASSES:
             reference = random_reference(random, device, choose_dtype(dtype, device))

@@ -20,7 +20,7 @@ def as_lists(engine, stream, prompt):
     if not isinstance(prompts, list) or len(streams) != len(prompts):
         raise ArgumentError("a list of streams needs a list with a prompt for each")
     for each, text in zip(streams, prompts):
-        each._check(engine)
+        engine._own(each)._check()
         engine._check_text(each, text)
     return streams, prompts
 

@@ -152,9 +152,7 @@ class Engine:
         Waits while 8 frames of the stream are under way. Raises StreamClosed, ArgumentError.
         """
         check_times([time])
-        if getattr(stream, "engine", None) is not self:
-            raise ArgumentError("submit takes a stream that this engine's open() gave")
-        return self._loop.submit(self, frame, stream, time)
+        return self._loop.submit(self, frame, self._own(stream), time)
 
     def close(self):
         """Cancel the submitted frames that wait and close all streams. The engine can open others."""
@@ -184,7 +182,7 @@ class Engine:
         if stream is None:
             stream = self._implicit = self._implicit if self._implicit and not self._implicit.closed else self.open()
         with self._exclusive():
-            stream._check(self)
+            self._own(stream)._check()
             return scan(self, stream, frames, times, force)
 
     @torch.inference_mode()
@@ -231,7 +229,7 @@ class Engine:
         check_times(times)
         with self._exclusive():
             for stream, force in zip(streams, forces):
-                stream._check(self)
+                self._own(stream)._check()
                 if isinstance(force, str):
                     self._check_text(stream, force)
                 elif force is not None and force is not False:
@@ -247,6 +245,12 @@ class Engine:
         for frame, stream in zip(frames, streams):
             stream.size = stream.size or self.frames.size_of(frame)
         return self.frames.see(frames, [stream.size for stream in streams], watch)
+
+    def _own(self, stream):
+        """The stream, if this engine opened it. Raises ArgumentError."""
+        if getattr(stream, "engine", None) is not self:
+            raise ArgumentError("a stream that this engine's open() gave is accepted, not another engine's")
+        return stream
 
     def _check_text(self, stream, text):
         if not isinstance(text, str):

@@ -2,7 +2,7 @@
 
 from contextlib import contextmanager
 
-from .errors import ArgumentError, EngineBusy, StreamClosed
+from .errors import EngineBusy, StreamClosed
 
 
 class Stream:
@@ -30,7 +30,7 @@ class Stream:
     def fork(self):
         """A second stream that has seen the same; pages are shared and copied when written."""
         with self.engine._exclusive():
-            self._check(self.engine)
+            self._check()
             other = Stream(self.engine, self.context.fork(), self.query, self.logits)
             other.index, other.refractory, other.pending, other.size = self.index, self.refractory, self.pending, self.size
             self.engine._streams.add(other)
@@ -46,9 +46,7 @@ class Stream:
             self.engine._streams.discard(self)
         self.engine._loop.drop(self)
 
-    def _check(self, engine):
-        if self.engine is not engine:
-            raise ArgumentError("this stream is another engine's; take one that this engine's open() gave")
+    def _check(self):
         self._check_open()
         if self in self.engine._loop.waiting:
             raise EngineBusy("this stream has submitted frames under way; wait for the last of their futures, or submit this frame too")

@@ -14,7 +14,7 @@ from .video_colors import ToRgb, turn_of
 from .video_feed import Damaged, planned_packets
 from .video_index import read_index
 from .video_index_process import LONG, READERS
-from .video_packets import METADATA_ERRORS, Tally, from_key_frame, read_alone, reason_of
+from .video_packets import Tally, from_key_frame, open_container, read_alone, reason_of
 from .video_plan import make_plan
 from .video_source import Picture
 
@@ -150,7 +150,7 @@ class VideoFile:
 
     def open(self):
         try:
-            return av.open(self._address, metadata_errors=METADATA_ERRORS, **self._network)
+            return open_container(self._address, **self._network)
         except (av.FFmpegError, OSError) as error:
             hint = ": not a video, or its index is missing (a recording that was cut off)" if isinstance(error, av.InvalidDataError) else ""
             raise VideoError(self.source, f"cannot be opened, {reason_of(error)}{hint}") from error

@@ -15,7 +15,7 @@ import threading
 import av
 
 from .video_index import read_index
-from .video_packets import METADATA_ERRORS, Tally, read_alone
+from .video_packets import Tally, open_container, read_alone
 from .video_plan import PacketIndex
 
 LONG = 2000  # packets from which on a process is asked
@@ -25,7 +25,7 @@ MOST = 4  # processes
 def answer(address, number):
     """The index of stream `number` of a file, and how its packets were counted, as JSON types."""
     tally = Tally()
-    with av.open(address, metadata_errors=METADATA_ERRORS) as container:
+    with open_container(address) as container:
         video = container.streams[number]
         read_alone(container, video)
         index = read_index(container, video, tally)

@@ -11,7 +11,7 @@ import av
 from .errors import VideoError
 from .video_colors import ToRgb
 from .video_file import select_stream
-from .video_packets import METADATA_ERRORS, reason_of
+from .video_packets import open_container, reason_of
 from .video_source import Picture
 
 CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 5.0  # seconds
@@ -73,8 +73,7 @@ class LiveVideo:
     def _connect(self):
         """Return (container, iterator over decoded frames, the first of them)."""
         options = {"rtsp_flags": "prefer_tcp"} if self._address.lower().startswith("rtsp") else {}
-        timeout = CONNECT_TIMEOUT, READ_TIMEOUT
-        container = av.open(self._address, format=self._format, metadata_errors=METADATA_ERRORS, options=options, timeout=timeout)
+        container = open_container(self._address, format=self._format, options=options, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT))
         try:
             video = select_stream(container, self.source, self._stream)
             video.thread_type = "SLICE"  # frame threads would hold pictures back

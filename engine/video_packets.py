@@ -7,7 +7,10 @@ import av
 
 from .errors import VideoError
 
-METADATA_ERRORS = "replace"  # titles and the like may be in any encoding
+
+def open_container(address, **options):
+    """`av.open` for reading, whatever encoding titles and the like are in."""
+    return av.open(address, metadata_errors="replace", **options)
 
 
 def read_alone(container, video):

@@ -13,7 +13,7 @@ import av
 
 from .errors import ArgumentError, VideoError
 from .video import open_source
-from .video_packets import METADATA_ERRORS
+from .video_packets import open_container
 
 BURST = 4  # frames a thread decodes for a source before it looks again who needs it most
 PATIENCE = 0.5  # seconds that a source which is read may get nothing because others have more to come
@@ -209,7 +209,7 @@ class _Job:
 def _seconds(path):
     """What the header says of the length; 0 for what cannot be opened, which says why when its turn comes."""
     try:
-        with av.open(f"file:{path}", metadata_errors=METADATA_ERRORS) as container:
+        with open_container(f"file:{path}") as container:
             return container.duration or 0
     except (av.FFmpegError, OSError):
         return 0

@@ -114,10 +114,10 @@ def episodes(
 ):
     """Turn the annotation of a benchmark into episodes."""
     from .episodes import write_episodes
-    from .suites.catalog import load_suite
+    from .suites.catalog import load_suite, read_suite
 
     try:
-        made = load_suite(suite).read(data) if fps is None else load_suite(suite).read(data, fps=fps)
+        made = read_suite(load_suite(suite), data, fps)
         write_episodes(out, made)
     except EvoStreamingError as error:
         raise exit_for(error) from None

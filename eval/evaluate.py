@@ -8,7 +8,7 @@ from ..engine.device import choose_device, choose_dtype
 from ..engine.errors import ArgumentError
 from .episodes import read_episodes
 from .run_folder import RunFolder, find_videos
-from .suites.catalog import load_suite
+from .suites.catalog import load_suite, read_suite
 from .sweep import score_folder, sweep
 from .sweep_model import Model
 from .sweep_processes import visible_gpus
@@ -100,7 +100,7 @@ def choose_episodes(request):
         if data is None and not hasattr(suite, "default_data"):
             raise ArgumentError(f"--data is missing: the folder with the annotation and videos of {name}")
         data = data or suite.default_data()
-        episodes = suite.read(data) if request.fps is None else suite.read(data, fps=request.fps)
+        episodes = read_suite(suite, data, request.fps)
     return name, data, episodes[: request.limit]
 
 

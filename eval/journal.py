@@ -73,12 +73,11 @@ def whole_lines(path):
 def write_whole(path, data):
     """Put `data` (bytes) in place in one go: a reader finds the old file or the new one, never a part. Raises RunError."""
     path = Path(path).resolve()  # a link stays one
-    if path.exists() and not path.is_file():
-        with said_what(path):
-            path.write_bytes(data)  # a terminal or a pipe
-        return
     beside = path.with_name(f"{path.name}.{os.getpid()}.part")
     with said_what(path):
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)  # a terminal or a pipe
+            return
         with open(beside, "wb") as file:
             file.write(data)
             file.flush()

@@ -44,15 +44,17 @@ def device_facts(name):
     """Name and memory (GiB, all and free) of `cpu` or `cuda:<index>`."""
     import torch
 
+    from .engine.cache import free_bytes
+
+    free = free_bytes(torch.device(name))
     if name == "cpu":
-        page = os.sysconf("SC_PAGE_SIZE")
-        sizes = [os.sysconf(key) * page / GIB for key in ("SC_AVPHYS_PAGES", "SC_PHYS_PAGES")]
+        size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         what = f"{platform.machine()}, {torch.get_num_threads()} threads"
     else:
-        sizes = [size / GIB for size in torch.cuda.mem_get_info(name)]
         properties = torch.cuda.get_device_properties(name)
+        size = torch.cuda.mem_get_info(name)[1]
         what = f"{properties.name}, compute capability {properties.major}.{properties.minor}"
-    return {"device": name, "what": what, "memory_gib": round(sizes[1], 1), "free_gib": round(sizes[0], 1)}
+    return {"device": name, "what": what, "memory_gib": round(size / GIB, 1), "free_gib": round((size if free is None else free) / GIB, 1)}
 
 
 def video_decoders():

@@ -20,6 +20,11 @@ def load_suite(name):
     return import_module(f".{name}", __package__)
 
 
+def read_suite(suite, data, fps=None):
+    """The episodes that a module of `load_suite` reads from `data`; without `fps` at the benchmark's own rate."""
+    return suite.read(data) if fps is None else suite.read(data, fps=fps)
+
+
 def load_offline(name):
     """The module of an offline set: `items(path)` gives its questions, `OVERALL` says what its score is a mean over."""
     if name not in OFFLINE:

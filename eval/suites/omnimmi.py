@@ -174,9 +174,11 @@ def _length(file):
     """Seconds of a video. Of a damaged one more than can be read: its episode then fails when it is streamed, and no other does."""
     import av
 
+    from ...engine.video_packets import open_container
+
     seen = 0.0
     try:
-        with av.open(str(file), metadata_errors="replace") as container:
+        with open_container(str(file)) as container:
             if container.duration:
                 return container.duration / av.time_base
             for packet in container.demux(video=0):

@@ -179,3 +179,18 @@ def double(monkeypatch):
     monkeypatch.setattr(video_dali, "SHORT", 0)
     monkeypatch.setattr(video_dali, "colors_of", lambda file, device: ())  # the double converts colors as PyAV does
     return Double
+
+
+def wait_until_settled(reading, expected, seconds=20.0):
+    """Wait until `reading()` is what is expected, and see that it stays so."""
+    deadline = time.monotonic() + seconds
+    while reading() != expected and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.15)
+    assert reading() == expected
+
+
+@pytest.fixture(scope="session")
+def settles():
+    """settles(reading, expected, seconds): waits until `reading()` is what is expected, and sees that it stays so."""
+    return wait_until_settled

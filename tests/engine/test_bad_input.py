@@ -1,7 +1,6 @@
 """Wrong input gets one clear error, and nothing that was there is lost."""
 
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +8,8 @@ import torch
 from PIL import Image
 
 from evostreaming.engine import turn
-from evostreaming.engine.cache import free_bytes
 from evostreaming.engine.errors import (
     ArgumentError,
-    CapacityError,
     CheckpointError,
     EngineBusy,
     FrameError,
@@ -261,28 +258,6 @@ def test_a_time_that_is_no_number_of_seconds_is_refused_by_every_way_in(make_eng
             with pytest.raises(ArgumentError, match="seconds are accepted"):
                 call()
         assert stream.context.tokens == before
-
-
-def test_a_cache_that_the_system_does_not_give_is_a_capacity_error_on_a_cpu(make_engine, data, monkeypatch):
-    def refuse(*shape, **options):
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-
-    monkeypatch.setattr("evostreaming.engine.cache.torch.zeros", refuse)
-    with pytest.raises(CapacityError, match="more than there is"):
-        make_engine(data)
-
-
-def test_a_cache_beyond_the_free_memory_is_refused_with_the_numbers_before_it_is_touched(make_engine, data, monkeypatch):
-    monkeypatch.setattr("evostreaming.engine.cache.free_bytes", lambda device: 1 << 20)
-    monkeypatch.setattr("evostreaming.engine.cache.torch.zeros", lambda *shape, **options: pytest.fail("Linux would end the process"))
-    with pytest.raises(CapacityError, match="0.00 GiB are free") as caught:
-        make_engine(data)
-    assert caught.value.free == 1 << 20 < caught.value.needed
-
-
-def test_the_free_memory_of_a_cpu_is_known_on_linux():
-    free = free_bytes(torch.device("cpu"))
-    assert free is None if not Path("/proc/meminfo").exists() else 1 << 20 < free < 1 << 50
 
 
 def test_a_stream_of_another_engine_is_refused_by_every_call_and_nothing_is_written(make_engine, data):

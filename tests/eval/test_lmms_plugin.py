@@ -169,6 +169,7 @@ def stock(home):
     patch = pytest.MonkeyPatch()
     for name, value in {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}.items():
         patch.setenv(name, value)
+    patch.chdir(home)  # a stock task leaves its submission in the working folder
     import lmms_eval.tasks
     from lmms_eval.evaluator import simple_evaluate
 
