@@ -17,6 +17,7 @@ from .video_packets import open_container
 
 BURST = 4  # frames a thread decodes for a source before it looks again who needs it most
 PATIENCE = 0.5  # seconds that a source which is read may get nothing because others have more to come
+TOGETHER = 0.002  # seconds: what is decoded within is handed over at once, since each time two threads want Python's lock
 
 
 class DecodePool:
@@ -187,19 +188,25 @@ class _Job:
 
     def advance(self, share):
         """Decode a few frames; False when there will be no more."""
+        frames, begun, over, error = [], time.monotonic(), False, None
         try:
             for _ in range(min(BURST, self.room(share) - self.waiting)):
-                if self.ready.ended or not self.ready.put(next(self.frames)):
+                if self.ready.ended:
                     break
+                frames.append(next(self.frames))
                 self.done += 1
-            if not self.ready.ended:
-                return True
-            self.end()
+                if time.monotonic() - begun > TOGETHER:
+                    self.ready.put(*frames)
+                    frames, begun = [], time.monotonic()
         except StopIteration:
-            self.end()
-        except BaseException as error:  # it belongs to the consumer, whatever it is
+            over = True
+        except BaseException as caught:  # it belongs to the consumer, whatever it is
+            over, error = True, caught
+        self.ready.put(*frames)
+        if over or self.ready.ended:
             self.end(error)
-        return False
+            return False
+        return True
 
     def end(self, error=None):
         self.frames.close()

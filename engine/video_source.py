@@ -114,19 +114,21 @@ class Ready:
         self.ended, self.error, self.on_change = False, None, _nothing
         self.asked = False  # whether anybody has come for a frame
 
-    def put(self, frame):
-        """Add a frame; False when nobody wants any more."""
+    def put(self, *frames):
+        """Add frames; False when nobody wants any more."""
         with self.changed:
-            if self.newest_wins and len(self.frames) == self.size:
-                self.frames.popleft()
-                self.dropped += 1
-            while len(self.frames) == self.size and not self.ended:
-                self.changed.wait()
-            if self.ended:
-                return False
-            self.frames.append(frame)
+            for frame in frames:
+                if self.newest_wins and len(self.frames) == self.size:
+                    self.frames.popleft()
+                    self.dropped += 1
+                while len(self.frames) == self.size and not self.ended:
+                    self.changed.notify_all()
+                    self.changed.wait()
+                if self.ended:
+                    return False
+                self.frames.append(frame)
             self.changed.notify_all()
-            return True
+            return not self.ended
 
     def get(self):
         if not self.asked:

@@ -8,6 +8,7 @@ import pytest
 from evostreaming.engine.errors import ArgumentError, VideoError
 from evostreaming.engine.video import FrameSource, open_source
 from evostreaming.engine.video_pool import DecodePool
+from evostreaming.engine.video_source import Ready
 
 
 @pytest.fixture
@@ -44,6 +45,18 @@ def test_waiting_frames_of_all_sources_fit_into_the_memory(counted, settles):
         with pool._changed:  # no thread looks for work before all are there: the first would get the larger share of a few
             many = [FrameSource(counted(1000), queue=50, pool=pool) for _ in range(28)]
         settles(lambda: [len(source._ready.frames) for source in many], [1] * 28)  # one a source, or none would ever move
+
+
+def test_frames_that_come_fast_are_handed_over_together_and_slow_ones_at_once(counted, monkeypatch):
+    """Each time the consumer is woken, and wants Python's lock from who decodes."""
+    handed, plain = [], Ready.put
+    monkeypatch.setattr(Ready, "put", lambda ready, *frames: handed.append(len(frames)) or plain(ready, *frames))
+    with DecodePool(workers=1) as pool:
+        assert len(list(FrameSource(counted(400), queue=400, pool=pool))) == 400
+        assert len(handed) < 150
+        handed.clear()
+        assert len(list(FrameSource(counted(20, pause=0.005), queue=20, pool=pool))) == 20
+        assert [count for count in handed if count] == [1] * 20
 
 
 def test_an_error_costs_its_own_source_only(pool, counted):
