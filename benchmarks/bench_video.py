@@ -157,7 +157,7 @@ def decoders(device):
 
 def measure(read, paths, fps, limit):
     """Frames delivered by one reading of all `paths`, its seconds, and the seconds of CPU that it took."""
-    read(paths[:1], fps, time.perf_counter() + limit / 4)  # libraries, pipelines and the file cache are warm then
+    read(paths, fps, time.perf_counter() + limit / 4)  # libraries, pipelines, memory and the file cache are warm then
     wall, cpu = time.perf_counter(), time.process_time()
     delivered = read(paths, fps, wall + limit)
     if torch.cuda.is_available():

@@ -69,6 +69,10 @@ def bench(
 
     Saved after every part. A row or peer that cannot be measured is listed with the reason.
     """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise typer.BadParameter(f"{out} cannot be made, {error.strerror}", param_hint="--out") from error
     if what == "video":
         return bench_video(counts(streams, "--streams"), device, out, as_object)
     rows = counts(context, "--context"), counts(streams, "--streams")
@@ -110,7 +114,6 @@ def bench_video(files, device, out, as_object):
     from . import bench_video as video
 
     console = Console(stderr=True)
-    out.mkdir(parents=True, exist_ok=True)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     table = video.rows(("h264", "hevc", "vp9"), (720, 360, 1080, 2160), (None, 0.5, 1, 2), files)
     say = lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)  # noqa: E731

@@ -1,6 +1,7 @@
 """Decoded frames as upright RGB, in memory that is used again: the pages of fresh memory cost more than the conversion that fills them."""
 
 import weakref
+from contextlib import suppress
 
 import av
 import numpy as np
@@ -17,6 +18,7 @@ THREADS = 4  # more of them wait for memory
 PLAIN = {"yuv420p", "yuvj420p"}
 # FFmpeg's numbers of transpositions, by what is mirrored behind a plain one: rows, columns.
 TRANSPOSE = {(False, False): 0, (False, True): 1, (True, False): 2, (True, True): 3}
+TO_RGB = [("scale", {"flags": "bilinear", "interl": -1, "eval": "frame"}), ("format", {"pix_fmts": "rgb24"})]
 
 
 class ToRgb:
@@ -45,22 +47,38 @@ class ToRgb:
         self._graph = self._key = None
         self._free, self._turns = [], {}
 
+    def whole(self, address, stream, size, turn, threads):
+        """Yield (av.VideoFrame, tensor) of the pictures of a file, which FFmpeg's filters read, decode on `threads` threads and convert in
+        one call: Python's lock is passed on once a picture, not ten times. For formats that `filters_suit`, all of one `turn`.
+
+        size: (width, height), by which the threads of the conversion are chosen. Raises av.FFmpegError.
+        """
+        movie = "movie", {"filename": address, "stream_index": stream, "dec_threads": threads}
+        graph = _linked([movie, *TO_RGB, *_transposed(turn)], self._threads_for(*size))
+        with suppress(av.EOFError):
+            while True:
+                rgb = graph.pull()
+                yield rgb, self._pixels(rgb, turn)
+
     def _convert(self, frame):
-        swap, *mirrored = self._turn_of(frame)
-        threads = self._threads if frame.width * frame.height > SMALL else 1
-        steps = [("transpose", TRANSPOSE[tuple(mirrored)])] if swap else []
-        # Here a chroma sample belongs to a square of four pixels. Elsewhere its place counts, which FFmpeg's filters do not know.
-        if frame.format.name in PLAIN and frame.height % 2 == 0:
-            steps = [("scale", "flags=bilinear:interl=-1"), ("format", "rgb24"), *steps]
+        turn, threads = self._turn_of(frame), self._threads_for(frame.height, frame.width)
+        steps = _transposed(turn)
+        if filters_suit(frame.format.name, frame.height):
+            steps = [*TO_RGB, *steps]
         else:
             frame = self._others.reformat(frame, format="rgb24", threads=threads)
-        rgb = self._filtered(frame, steps, threads) if steps else frame
+        return self._pixels(self._filtered(frame, steps, threads) if steps else frame, turn)
+
+    def _pixels(self, rgb, turn):
         rows = np.frombuffer(rgb.planes[0], np.uint8).reshape(rgb.height, -1)
         width = 3 * rgb.width
         if rows.shape[1] > width:  # FFmpeg likes rows that begin at multiples of 64 bytes
             rows = self._copied(rows[:, :width])
         pixels = torch.from_numpy(rows).view(rgb.height, rgb.width, 3)
-        return pixels if swap else upright(pixels, (swap, *mirrored))
+        return pixels if turn[0] else upright(pixels, turn)
+
+    def _threads_for(self, height, width):
+        return self._threads if height * width > SMALL else 1
 
     def _turn_of(self, frame):
         # To look at the side data ties a frame into a cycle, which keeps its memory until Python collects garbage. Its rotation is free.
@@ -70,12 +88,10 @@ class ToRgb:
 
     def _filtered(self, frame, steps, threads):
         """The frame behind FFmpeg's filters `steps`, whose output has memory that earlier frames left."""
-        form = f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base=1/25"
-        key = form, frame.colorspace, frame.color_range, steps
+        key = frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, steps
         if key != self._key:
-            self._graph, self._key = Graph(), key
-            self._graph.threads = threads
-            self._graph.link_nodes(*(self._graph.add(name, str(value)) for name, value in [("buffer", form), *steps, ("buffersink", "")]))
+            form = {"video_size": f"{frame.width}x{frame.height}", "pix_fmt": frame.format.name, "time_base": "1/25"}
+            self._graph, self._key = _linked([("buffer", form), *steps], threads), key
         self._graph.push(frame)
         return self._graph.pull()
 
@@ -88,6 +104,26 @@ class ToRgb:
         # The tensor holds this very view, and nothing else does.
         weakref.finalize(copy, self._free.append, memory).atexit = False
         return copy
+
+
+def filters_suit(pixel_format, height):
+    """Whether FFmpeg's filters turn such pictures into RGB as they should: where a chroma sample belongs to a square of four pixels.
+    Elsewhere its place counts, which they do not know."""
+    return pixel_format in PLAIN and height % 2 == 0
+
+
+def _linked(steps, threads):
+    """A graph of filters, (name, options) each, one behind the other; the last one gives its frames."""
+    graph = Graph()
+    graph.threads = threads
+    steps = [(name, {key: str(value) for key, value in options.items()}) for name, options in [*steps, ("buffersink", {})]]
+    graph.link_nodes(*(graph.add(name, **options) for name, options in steps))
+    return graph
+
+
+def _transposed(turn):
+    swap, *mirrored = turn
+    return [("transpose", {"dir": TRANSPOSE[tuple(mirrored)]})] if swap else []
 
 
 def turn_of(frame):

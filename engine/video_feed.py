@@ -54,3 +54,17 @@ def _jump(container, video, pts):
     except (av.FFmpegError, OSError):
         return None, None
     return first.pts if first.is_keyframe else None, chain([first], packets)
+
+
+def stretches(plan, video, packets):
+    """Yield (packet of the last jump, decoded frames). The decoder is emptied at the end, and at each jump that it would not notice by
+    itself; at the others it goes on at full speed."""
+    jump, begun = 0, False
+    for place, packet in packets:
+        if place in plan.jumps and begun and not plan.index.restart[place]:
+            yield jump, video.decode(None)
+            video.codec_context.flush_buffers()
+            jump = place
+        begun = True
+        yield jump, video.decode(packet)
+    yield jump, video.decode(None)

@@ -10,8 +10,8 @@ from pathlib import Path
 import av
 
 from .errors import VideoError
-from .video_colors import ToRgb, turn_of
-from .video_feed import Damaged, planned_packets
+from .video_colors import ToRgb, filters_suit, turn_of
+from .video_feed import Damaged, planned_packets, stretches
 from .video_index import read_index
 from .video_index_process import LONG, READERS
 from .video_packets import Tally, from_key_frame, open_container, read_alone, reason_of
@@ -62,6 +62,9 @@ class VideoFile:
             self.fps, self._period = (float(rate), 1 / rate) if rate and SLOWEST < rate < FASTEST else (None, Fraction(1, 25))
             self.frames = video.frames or None
             self._promised = _stated_duration(container, video, self.origin * self.base)
+            # The header counts the pictures, so that one which is missing is missed.
+            counted = "mov" in container.format.name.split(",") and self.frames and video.start_time == self.origin
+            self._regular = counted and not over_network and filters_suit(self.pixel_format, self.stored_size[1])
             known = self._promised or (container.duration and Fraction(container.duration, av.time_base))
             self.duration = float(known) if known else None
 
@@ -76,19 +79,32 @@ class VideoFile:
         self.works_ahead = twofold and not sampled and not self._over_network
         try:
             plan = sampled and self.plan(start, end, rate)
-            try:
-                for picture in self._decode_planned(plan) if plan and plan.cheaper else self._decode(start, end, "AUTO"):
-                    last = picture.time
-                    yield picture
-                return
-            except Damaged:
-                pass
-            # Decoding on several threads reports an error packets late and loses the last pictures of a cut file. What is left after the
-            # last good picture is read again on one thread, which tells exactly what failed.
-            yield from self._decode(start if last is None else last, end, "NONE", after=last)
+            # Each takes over behind the last good picture of the one before.
+            for attempt in self._attempts(start, end, plan, whole=cores and self._regular and not (rate or start or end)):
+                with suppress(Damaged):
+                    for picture in attempt(last):
+                        last = picture.time
+                        yield picture
+                    return
         finally:
             self._colors.forget()
             self.works_ahead = False
+
+    def _attempts(self, start, end, plan, whole):
+        """Ways to decode, the fastest first: functions of the time of the last picture that there was."""
+
+        def on(threads):
+            return lambda last: self._decode(start if last is None else last, end, threads, after=last)
+
+        if plan and plan.cheaper:
+            yield lambda last: self._decode_planned(plan)
+        else:
+            if whole:
+                yield lambda last: self._decode_whole()
+            yield on("AUTO")
+        # Decoding on several threads reports an error packets late and loses the last pictures of a cut file. What is left is read again on
+        # one thread, which tells exactly what failed.
+        yield on("NONE")
 
     def plan(self, start, end, rate):
         """`Plan` of the ticks of `rate` (None: of every picture), or None where the index cannot be trusted or is a download away."""
@@ -115,6 +131,21 @@ class VideoFile:
     def close(self):
         """The thread that iterates `pictures` closes what it opened."""
 
+    def _decode_whole(self):
+        """Yield the pictures of a regular file. Raises Damaged where one is missing, or not as the others are."""
+        period, due, count = float(self._period / self.base), self.origin, 0
+        try:
+            for rgb, pixels in self._colors.whole(self._address, self._number, self.stored_size, self.turn, self._threads):
+                self.decoded += 1
+                if abs(rgb.pts - due) > period / 2:
+                    raise Damaged
+                yield Picture((rgb.pts - self.origin) * self.base, count, lambda pixels=pixels: pixels)
+                due, count = rgb.pts + period, count + 1
+        except (av.FFmpegError, OSError, UnicodeEncodeError) as error:
+            raise Damaged from error
+        if count != self.frames:
+            raise Damaged
+
     def _decode_planned(self, plan):
         """Yield the pictures of `plan` and, without its pixels, the last one. Raises Damaged unless everything is as the index says."""
         waiting = iter(plan.shown.items())
@@ -139,7 +170,7 @@ class VideoFile:
             video = self.video_of(decoding)
             video.thread_type, video.codec_context.thread_count = "AUTO", self._threads
             try:
-                for jump, frames in _stretches(plan, video, planned_packets(self, container, plan)):
+                for jump, frames in stretches(plan, video, planned_packets(self, container, plan)):
                     for frame in frames:
                         if jump != landed and not frame.key_frame:
                             raise Damaged
@@ -209,20 +240,6 @@ class VideoFile:
             return None
         counts = f", {tally.packets} of {self.frames} frames" if self.frames else ""
         return f"ends at {float(reached):.2f} s of {float(self._promised):.2f} s{counts}: the file was cut off"
-
-
-def _stretches(plan, video, packets):
-    """Yield (packet of the last jump, decoded frames). The decoder is emptied at the end, and at each jump that it would not notice by
-    itself; at the others it goes on at full speed."""
-    jump, begun = 0, False
-    for place, packet in packets:
-        if place in plan.jumps and begun and not plan.index.restart[place]:
-            yield jump, video.decode(None)
-            video.codec_context.flush_buffers()
-            jump = place
-        begun = True
-        yield jump, video.decode(packet)
-    yield jump, video.decode(None)
 
 
 def select_stream(container, source, stream):

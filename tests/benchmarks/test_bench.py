@@ -51,6 +51,13 @@ def test_bad_arguments_exit_with_2_and_name_what_is_accepted(arguments, tmp_path
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.parametrize("what", ["step", "video"])
+def test_a_folder_that_cannot_be_made_is_said_before_anything_is_measured(what, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = CliRunner().invoke(app, [what, "--device", "cpu", "--out", str(tmp_path / "file" / "out")])
+    assert done.exit_code == 2 and "cannot be made" in done.output
+
+
 def test_a_checkpoint_that_is_not_there_exits_with_4(tmp_path):
     assert run("--model", tmp_path, "--out", tmp_path).exit_code == 4
 
