@@ -69,10 +69,6 @@ def bench(
 
     Saved after every part. A row or peer that cannot be measured is listed with the reason.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise typer.BadParameter(f"{out} cannot be made, {error.strerror}", param_hint="--out") from error
     if what == "video":
         return bench_video(counts(streams, "--streams"), device, out, as_object)
     rows = counts(context, "--context"), counts(streams, "--streams")
@@ -86,6 +82,7 @@ def bench(
     signal(SIGTERM, default_int_handler)  # whoever ends it early gets what was measured so far
     try:
         if what == "backbones":
+            make(out)
             load = lambda name: Subject.load(None, name, device, dtype, quantization)  # noqa: E731
             with progress_bar(console) as progress:
                 result = measure_backbones(Rows(*rows), steps, load, out, progress)
@@ -94,6 +91,7 @@ def bench(
         else:
             with console.status("loading the model"):
                 subject = Subject.load(model, random, device, dtype, quantization, peers or long_stream is not None)
+                make(out)
                 run = Bench(subject, Rows(*rows), steps, out)
             with progress_bar(console) as progress:
                 result = run.run(run.parts(peers, scan, long_stream), progress)
@@ -107,12 +105,20 @@ def bench(
     raise typer.Exit(130 if interrupted else 1 if nothing else 0)
 
 
+def make(out):
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise typer.BadParameter(f"{out} cannot be made, {error.strerror}", param_hint="--out") from error
+
+
 def bench_video(files, device, out, as_object):
     """Time every decoder that can be imported; one line a row on stderr while it runs."""
     import torch
 
     from . import bench_video as video
 
+    make(out)
     console = Console(stderr=True)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     table = video.rows(("h264", "hevc", "vp9"), (720, 360, 1080, 2160), (None, 0.5, 1, 2), files)
