@@ -202,7 +202,8 @@ class _Job:
             over = True
         except BaseException as caught:  # it belongs to the consumer, whatever it is
             over, error = True, caught
-        self.ready.put(*frames)
+        if frames:
+            self.ready.put(*frames)
         if over or self.ready.ended:
             self.end(error)
             return False
