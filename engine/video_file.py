@@ -194,7 +194,7 @@ class VideoFile:
 
     def _decode(self, start, end, threads, after=None):
         tally = Tally()
-        last, shift, estimate = after, 0, self.origin
+        last, shift, estimate, passed = after, 0, self.origin, after is None
         with self.open() as container:
             video = self.video_of(container)
             video.thread_type, video.codec_context.thread_count = threads, self._threads
@@ -214,9 +214,14 @@ class VideoFile:
                     pts = estimate if frame.pts is None else frame.pts
                     estimate = pts + int(self._period / self.base)
                     time = (pts - self.origin) * self.base + shift
+                    if not passed:  # up to and with the one at `after` all were there before
+                        passed = time >= after
+                        if time <= after:
+                            tally.rank(pts)
+                            continue
                     if last is not None and time <= last:
-                        if after is not None or tally.failed:
-                            continue  # seen already, or a damaged stream that shows its pictures out of order
+                        if tally.failed:
+                            continue  # a damaged stream that shows its pictures out of order
                         if time < last - JUMP:
                             shift += last + self._period - time
                             time = last + self._period
@@ -250,6 +255,8 @@ def select_stream(container, source, stream):
         raise VideoError(source, f"there is no video stream in it, only {kinds}")
     if not 0 <= stream < len(videos):
         raise VideoError(source, f"it has {len(videos)} video stream(s), counted from 0; number {stream} was asked for")
+    if videos[stream].codec_context is None:
+        raise VideoError(source, "nothing here decodes the format of its pictures, or the header names a wrong one")
     return videos[stream]
 
 

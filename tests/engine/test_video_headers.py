@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from evostreaming.engine.errors import VideoError
-from evostreaming.engine.video import open_source
+from evostreaming.engine.video import open_source, probe
 from evostreaming.engine.video_dali import refusal
 from evostreaming.engine.video_file import VideoFile
 from evostreaming.engine.video_index_process import IndexReaders
@@ -113,3 +113,11 @@ def test_pictures_of_another_size_than_the_header_says_stay_with_pyav(tmp_path, 
     file = VideoFile(path)
     assert file.stated_size[0] == 16 != file.stored_size[0]
     assert "another size than its header" in refusal(file, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("reader", [open_source, probe])
+def test_a_format_that_nothing_decodes_is_one_error(tmp_path, film, reader):
+    path = film.write(tmp_path / "a.mp4", [film.picture(0)])
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
+    with pytest.raises(VideoError, match="nothing here decodes the format"):
+        reader(path)

@@ -1,6 +1,7 @@
 """Files of a pool that FFmpeg reads, decodes and converts in one call a picture: the same frames, times and errors as packet by packet."""
 
 import os
+import struct
 from fractions import Fraction
 
 import av
@@ -99,6 +100,20 @@ def test_a_gap_is_no_damage_and_what_follows_is_still_decoded_on_several_threads
     assert read(pool.open(path))[1] is None
     assert ways == ["_decode_whole", "_decode"]
     assert assert_same(pool, path) == (60, None)
+
+
+@pytest.mark.parametrize("offset", [0, 5120, 1 << 20])
+def test_no_picture_is_lost_where_time_stamps_are_damaged(tmp_path, film, pool, ways, offset):
+    path = film.write(tmp_path / "clip.mp4", [film.picture(i) for i in range(60)], options={"bf": "2", "g": "20"})
+    data = bytearray(path.read_bytes())
+    offsets = data.find(b"ctts") + 12  # behind it pairs of a count and an offset, in order of decoding (ISO 14496-12, 8.6.1.3)
+    for entry in (21, 22, 30):
+        struct.pack_into(">I", data, offsets + 8 * entry + 4, offset)
+    path.write_bytes(data)
+    (alone, _), (found, error) = read(open_source(path)), read(pool.open(path))
+    assert error is None and len(found) >= 55 and "_decode_whole" in ways
+    for one, other in zip(found, alone, strict=True):  # FFmpeg mends some of their times
+        np.testing.assert_array_equal(one[2], other[2])
 
 
 def test_a_change_of_size_delivers_each_picture_in_its_own(tmp_path, pool):
