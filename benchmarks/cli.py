@@ -82,7 +82,7 @@ def bench(
     signal(SIGTERM, default_int_handler)  # whoever ends it early gets what was measured so far
     try:
         if what == "backbones":
-            make(out)
+            make_folder(out)
             load = lambda name: Subject.load(None, name, device, dtype, quantization)  # noqa: E731
             with progress_bar(console) as progress:
                 result = measure_backbones(Rows(*rows), steps, load, out, progress)
@@ -91,7 +91,7 @@ def bench(
         else:
             with console.status("loading the model"):
                 subject = Subject.load(model, random, device, dtype, quantization, peers or long_stream is not None)
-                make(out)
+                make_folder(out)
                 run = Bench(subject, Rows(*rows), steps, out)
             with progress_bar(console) as progress:
                 result = run.run(run.parts(peers, scan, long_stream), progress)
@@ -105,7 +105,8 @@ def bench(
     raise typer.Exit(130 if interrupted else 1 if nothing else 0)
 
 
-def make(out):
+def make_folder(out):
+    """Say that results have nowhere to go before anything is measured. Raises typer.BadParameter."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -118,7 +119,7 @@ def bench_video(files, device, out, as_object):
 
     from . import bench_video as video
 
-    make(out)
+    make_folder(out)
     console = Console(stderr=True)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     table = video.rows(("h264", "hevc", "vp9"), (720, 360, 1080, 2160), (None, 0.5, 1, 2), files)

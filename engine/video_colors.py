@@ -48,7 +48,7 @@ class ToRgb:
         self._free, self._turns = [], {}
 
     def whole(self, address, stream, size, turn, threads):
-        """Yield (av.VideoFrame, tensor) of the pictures of a file, which FFmpeg's filters read, decode on `threads` threads and convert in
+        """Yield (pts, tensor) of the pictures of a file, which FFmpeg's filters read, decode on `threads` threads and convert in
         one call: Python's lock is passed on once a picture, not ten times. For formats that `filters_suit`, all of one `turn`.
 
         size: (width, height), by which the threads of the conversion are chosen. Raises av.FFmpegError.
@@ -58,10 +58,10 @@ class ToRgb:
         with suppress(av.EOFError):
             while True:
                 rgb = graph.pull()
-                yield rgb, self._pixels(rgb, turn)
+                yield rgb.pts, self._pixels(rgb, turn)
 
     def _convert(self, frame):
-        turn, threads = self._turn_of(frame), self._threads_for(frame.height, frame.width)
+        turn, threads = self._turn_of(frame), self._threads_for(frame.width, frame.height)
         steps = _transposed(turn)
         if filters_suit(frame.format.name, frame.height):
             steps = [*TO_RGB, *steps]
@@ -77,8 +77,8 @@ class ToRgb:
         pixels = torch.from_numpy(rows).view(rgb.height, rgb.width, 3)
         return pixels if turn[0] else upright(pixels, turn)
 
-    def _threads_for(self, height, width):
-        return self._threads if height * width > SMALL else 1
+    def _threads_for(self, width, height):
+        return self._threads if width * height > SMALL else 1
 
     def _turn_of(self, frame):
         # To look at the side data ties a frame into a cycle, which keeps its memory until Python collects garbage. Its rotation is free.

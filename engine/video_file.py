@@ -135,12 +135,12 @@ class VideoFile:
         """Yield the pictures of a regular file. Raises Damaged where one is missing, or not as the others are."""
         period, due, count = float(self._period / self.base), self.origin, 0
         try:
-            for rgb, pixels in self._colors.whole(self._address, self._number, self.stored_size, self.turn, self._threads):
+            for pts, pixels in self._colors.whole(self._address, self._number, self.stored_size, self.turn, self._threads):
                 self.decoded += 1
-                if abs(rgb.pts - due) > period / 2:
+                if abs(pts - due) > period / 2:
                     raise Damaged
-                yield Picture((rgb.pts - self.origin) * self.base, count, lambda pixels=pixels: pixels)
-                due, count = rgb.pts + period, count + 1
+                yield Picture((pts - self.origin) * self.base, count, lambda pixels=pixels: pixels)
+                due, count = pts + period, count + 1
         except (av.FFmpegError, OSError, UnicodeEncodeError) as error:
             raise Damaged from error
         if count != self.frames:

@@ -97,6 +97,15 @@ def changing(tmp_path):
 
 
 @pytest.fixture
+def pool():
+    """Two threads that decode for many sources."""
+    from evostreaming.engine.video_pool import DecodePool  # here: it needs av
+
+    with DecodePool(workers=2) as pool:
+        yield pool
+
+
+@pytest.fixture
 def make_talker(make_engine, golden):
     """make_talker(**options) -> an engine that replies on a stream's first frame and on every third behind a reply; closed in the end."""
     made = []

@@ -11,12 +11,6 @@ from evostreaming.engine.video_pool import DecodePool
 from evostreaming.engine.video_source import Ready
 
 
-@pytest.fixture
-def pool():
-    with DecodePool(workers=2) as pool:
-        yield pool
-
-
 def test_more_videos_than_threads_deliver_what_each_delivers_alone(tmp_path, film, pool):
     paths = [film.write(tmp_path / f"{k}.mp4", [film.picture(10 * k + i) for i in range(20 + k)], options={"g": "7"}) for k in range(7)]
     sources = [pool.open(path, fps) for path in paths for fps in (None, 2)]
