@@ -70,11 +70,12 @@ class ToRgb:
         return self._pixels(self._filtered(frame, steps, threads) if steps else frame, turn)
 
     def _pixels(self, rgb, turn):
+        # Shaped by numpy: torch lets go of Python's lock in each operation, and gets it back late where many threads decode.
         rows = np.frombuffer(rgb.planes[0], np.uint8).reshape(rgb.height, -1)
-        width = 3 * rgb.width
-        if rows.shape[1] > width:  # FFmpeg likes rows that begin at multiples of 64 bytes
-            rows = self._copied(rows[:, :width])
-        pixels = torch.from_numpy(rows).view(rgb.height, rgb.width, 3)
+        pixels = rows[:, : 3 * rgb.width].reshape(rgb.height, rgb.width, 3)
+        if not pixels.flags.c_contiguous:  # FFmpeg likes rows that begin at multiples of 64 bytes
+            pixels = self._copied(pixels)
+        pixels = torch.from_numpy(pixels)
         return pixels if turn[0] else upright(pixels, turn)
 
     def _threads_for(self, width, height):
@@ -95,12 +96,12 @@ class ToRgb:
         self._graph.push(frame)
         return self._graph.pull()
 
-    def _copied(self, rows):
+    def _copied(self, pixels):
         memory = self._free.pop() if self._free else None
-        if memory is None or memory.size != rows.size:
-            memory = np.empty(rows.size, np.uint8)
-        copy = memory.reshape(rows.shape)
-        np.copyto(copy, rows)
+        if memory is None or memory.size != pixels.size:
+            memory = np.empty(pixels.size, np.uint8)
+        copy = memory.reshape(pixels.shape)
+        np.copyto(copy, pixels)
         # The tensor holds this very view, and nothing else does.
         weakref.finalize(copy, self._free.append, memory).atexit = False
         return copy

@@ -15,9 +15,10 @@ from .errors import ArgumentError, VideoError
 from .video import open_source
 from .video_packets import open_container
 
-BURST = 4  # frames a thread decodes for a source before it looks again who needs it most
+# A thread decodes for a source until it has so many frames or so many seconds are over, hands them over at once, since each time two
+# threads want Python's lock, and looks again who needs it most.
+BURST, TURN = 8, 0.004
 PATIENCE = 0.5  # seconds that a source which is read may get nothing because others have more to come
-TOGETHER = 0.002  # seconds: what is decoded within is handed over at once, since each time two threads want Python's lock
 
 
 class DecodePool:
@@ -191,13 +192,10 @@ class _Job:
         frames, begun, over, error = [], time.monotonic(), False, None
         try:
             for _ in range(min(BURST, self.room(share) - self.waiting)):
-                if self.ready.ended:
+                if self.ready.ended or time.monotonic() - begun > TURN:
                     break
                 frames.append(next(self.frames))
                 self.done += 1
-                if time.monotonic() - begun > TOGETHER:
-                    self.ready.put(*frames)
-                    frames, begun = [], time.monotonic()
         except StopIteration:
             over = True
         except BaseException as caught:  # it belongs to the consumer, whatever it is

@@ -7,6 +7,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from torch.profiler import profile
 
 from evostreaming.engine.errors import VideoError
 from evostreaming.engine.video_colors import ToRgb
@@ -86,6 +87,16 @@ def test_nothing_holds_a_frame_that_was_converted(tmp_path, film):
         before = sys.getrefcount(frame)
         to_rgb(frame)
         assert sys.getrefcount(frame) == before
+
+
+@pytest.mark.parametrize("width", [128, 158])
+def test_a_frame_takes_no_operation_of_torch(tmp_path, film, width):
+    """Each lets go of Python's lock: where eight videos decode at once, to get it back took longer than the frame."""
+    frames = decoded(film, tmp_path / "clip.mp4", [np.ascontiguousarray(noise[:, :width]) for noise in NOISE])
+    with profile() as profiled:
+        to_rgb = ToRgb("clip")
+        tensors = [to_rgb(frame) for frame in frames]
+    assert len(tensors) == 6 and {event.name for event in profiled.events()} <= {"aten::lift_fresh"}  # from_numpy's own
 
 
 def test_a_picture_that_ffmpeg_does_not_convert_is_an_error_of_its_source(film):
