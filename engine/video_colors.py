@@ -15,7 +15,7 @@ from .video_packets import reason_of
 
 SMALL = 500_000  # pixels: below, waking threads costs more than they save
 THREADS = 4  # more of them wait for memory
-PLAIN = {"yuv420p", "yuvj420p"}
+PLAIN = {"yuv420p", "yuvj420p"}  # 8 bits, a chroma sample for four pixels
 # FFmpeg's numbers of transpositions, by what is mirrored behind a plain one: rows, columns.
 TRANSPOSE = {(False, False): 0, (False, True): 1, (True, False): 2, (True, True): 3}
 TO_RGB = [("scale", {"flags": "bilinear", "interl": -1, "eval": "frame"}), ("format", {"pix_fmts": "rgb24"})]

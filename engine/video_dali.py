@@ -14,7 +14,7 @@ from importlib.util import find_spec
 import av
 
 from ..kernels.recolor import recolor
-from .video_colors import upright
+from .video_colors import PLAIN, upright
 from .video_dali_colors import BT601, BT709, colors_of
 from .video_dali_pipeline import DaliPipeline, decode_stream, done_apart
 from .video_feed import Damaged, planned_packets
@@ -40,7 +40,7 @@ def refusal(file, device):
     """Why DALI cannot decode `file` (a VideoFile) on `device`, in words, or None."""
     if not installed():
         return "DALI is not installed; pip install 'evostreaming[dali]'"
-    if file.pixel_format not in ("yuv420p", "yuvj420p"):
+    if file.pixel_format not in PLAIN:
         return f"its pixels are {file.pixel_format}; 8-bit 4:2:0 is decoded there"
     if file.stated_size != file.stored_size:
         return "its pictures are of another size than its header says"  # for which DALI makes room

@@ -17,7 +17,7 @@ from .video_packets import open_container
 
 # A thread decodes for a source until it has so many frames or so many seconds are over, hands them over at once, since each time two
 # threads want Python's lock, and looks again who needs it most.
-BURST, TURN = 8, 0.004
+BURST_FRAMES, BURST_SECONDS = 8, 0.004
 PATIENCE = 0.5  # seconds that a source which is read may get nothing because others have more to come
 
 
@@ -191,8 +191,8 @@ class _Job:
         """Decode a few frames; False when there will be no more."""
         frames, begun, over, error = [], time.monotonic(), False, None
         try:
-            for _ in range(min(BURST, self.room(share) - self.waiting)):
-                if self.ready.ended or time.monotonic() - begun > TURN:
+            for _ in range(min(BURST_FRAMES, self.room(share) - self.waiting)):
+                if self.ready.ended or time.monotonic() - begun > BURST_SECONDS:
                     break
                 frames.append(next(self.frames))
                 self.done += 1

@@ -128,7 +128,7 @@ class Ready:
                     return False
                 self.frames.append(frame)
             self.changed.notify_all()
-            return not self.ended
+            return True
 
     def get(self):
         if not self.asked:
