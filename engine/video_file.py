@@ -25,7 +25,7 @@ NETWORK_OPTIONS = {"reconnect": "1", "reconnect_on_network_error": "1", "reconne
 # other is read sooner than many at once.
 INDEXING = threading.Lock()
 FULL_RANGE = 2  # FFmpeg's number of brightness from 0 to 255
-LARGE = 1920 * 1088  # pixels; more wait for memory, not for each other
+LARGE = 1920 * 1088  # pixels; more wait for memory rather than for each other
 MOST_THREADS = 32  # each holds a picture back at the beginning
 SLOWEST, FASTEST = Fraction(1, 100_000), 100_000  # frames a second; what headers say beyond is damage
 JUMP = 1  # seconds back: more is not a wrong time stamp but a new recording appended to the file
@@ -72,9 +72,10 @@ class VideoFile:
         last = None
         cores, (width, height) = self._cores() if self._cores else 0, self.stored_size
         self._colors = ToRgb(self.source, max(cores // 4, 1) if cores else os.cpu_count())
-        # A picture often waits for one that it refers to: with two threads a core there is something else to do.
+        # A picture often waits for one that it refers to, or for the next packet while another is converted: with more threads than cores
+        # there is something else to do.
         twofold = cores > 1 and width * height <= LARGE
-        self._threads = min(2 * cores if twofold else cores, MOST_THREADS)
+        self._threads = min(2 * cores if twofold else cores + cores // 2, MOST_THREADS)
         sampled = rate and self.fps and 2 * rate <= self.fps
         self.works_ahead = twofold and not sampled and not self._over_network
         try:

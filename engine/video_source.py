@@ -13,6 +13,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
+from contextlib import closing
 from fractions import Fraction
 from math import ceil, isfinite
 from typing import NamedTuple
@@ -242,8 +243,9 @@ class Renderer:
 
 def _render(timed_pictures):
     render = Renderer()
-    for time, picture in timed_pictures:
-        yield render(time, picture)
+    with closing(timed_pictures):  # in Python 3.12.3 to close a generator that has no `with` or `try` lets go of nothing
+        for time, picture in timed_pictures:
+            yield render(time, picture)
 
 
 def _expected(reader, rate, start, end):

@@ -96,6 +96,13 @@ def changing(tmp_path):
     return path
 
 
+@pytest.fixture(autouse=True)
+def on_the_cpu(request, monkeypatch):
+    """What is not marked `gpu` is tested on the CPU, also where "auto" would take a GPU."""
+    if "gpu" not in request.keywords:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
 @pytest.fixture
 def pool():
     """Two threads that decode for many sources."""

@@ -189,7 +189,7 @@ def test_a_program_that_ends_with_a_pool_of_dali_open_ends_well():
     program = (
         "from evostreaming.engine.video_pool import DecodePool\n"
         "pool = DecodePool(4)\n"
-        f"sources = [pool.open({str(CLIPS / 'nasa_odd_vp9.webm')!r}, decoder='dali') for _ in range(3)]\n"
+        f"sources = [pool.open({str(CLIPS / 'nasa_odd_vp9.webm')!r}, decoder='dali', device='cpu') for _ in range(3)]\n"
         "for source in sources: next(source)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
