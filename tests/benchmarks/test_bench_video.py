@@ -5,12 +5,14 @@ import time
 
 import av
 import pytest
+import torch
 from typer.testing import CliRunner
 
-from evostreaming.benchmarks import bench_video, bench_video_sweep
+from evostreaming.benchmarks import bench_nvdec, bench_video, bench_video_sweep
 from evostreaming.benchmarks.bench_video import Row, line, make_file, markdown, plain_pyav, rows, run, threaded
 from evostreaming.benchmarks.cli import app
 from evostreaming.benchmarks.subject import Subject
+from evostreaming.engine import video_dali
 from evostreaming.engine.gate import Gate
 from evostreaming.engine.video import probe
 
@@ -78,3 +80,16 @@ def test_a_sweep_over_generated_videos_counts_its_turns_and_what_it_waited(tmp_p
     path.write_bytes(b"no video")
     with pytest.raises(RuntimeError, match="not a video"):
         bench_video_sweep.measure(engine, path, streams=2, turns=6, bundles=1)
+
+
+@pytest.mark.skipif(not video_dali.installed(), reason="DALI is not installed")
+def test_the_bench_of_the_decoding_engines_counts_the_frames_of_its_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_video, "UNIT", 50)
+    monkeypatch.setattr(bench_nvdec, "FILES", 2)
+    path, cpu = make_file(tmp_path, "vp9", 90, 20), torch.device("cpu")  # DALI's own codec there
+    small = bench_nvdec.SmallFile(path, cpu)
+    with bench_nvdec.DaliPipeline.lent(cpu) as pipeline:
+        assert sum(small.bare(pipeline)) == sum(small.finished(pipeline)) == small.frames == 500
+    assert bench_nvdec.pipelines(small, 2, bench_nvdec.SmallFile.bare, 0.2) > 0
+    begun, rate, whole = bench_nvdec.every_frame(path, 2, cpu, 0.3)
+    assert begun > 0 and rate > 0 and whole > 0 and bench_nvdec.sampled(path, cpu) > 0
