@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -250,7 +251,9 @@ def test_json_stays_on_stdout_while_the_progress_bar_runs_on_a_terminal():
 def test_ctrl_c_ends_cleanly_with_what_was_done_so_far(tmp_path):
     page = tmp_path / "page.html"
     words = [sys.executable, str(PRETEND), "run", "clip.mp4", "--json", "--html", str(page)]
-    child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    hears = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which those do not that a shell started in the background
+    pipes, env = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}, {**os.environ, "OMP_NUM_THREADS": "1"}
+    child = subprocess.Popen(words, preexec_fn=hears, env=env, **pipes)
     try:
         first = [child.stdout.readline() for _ in range(6)]
         time.sleep(0.05)  # in the middle of a step
