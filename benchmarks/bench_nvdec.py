@@ -11,6 +11,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from evostreaming.engine.video_dali_pipeline import DaliPipeline
 from evostreaming.engine.video_file import VideoFile
 from evostreaming.engine.video_pool import DecodePool
 
-from .bench_video import FPS, PIPELINES, make_file
+from .bench_video import FPS, PIPELINES, make_file, pooled
 
 FILES = 16
 SPARSE = 0.5  # frames a second
@@ -97,13 +98,7 @@ def every_frame(path, files, device, seconds):
 def sampled(path, device):
     """Seconds in which a pool shows `FILES` videos to their ends at `SPARSE`."""
     start = time.perf_counter()
-    with DecodePool(PIPELINES) as pool, ThreadPoolExecutor(FILES) as consumers:
-
-        def consume(_):
-            with pool.open(path, SPARSE, decoder="dali", device=device) as source:
-                return sum(1 for _ in source)
-
-        list(consumers.map(consume, range(FILES)))
+    pooled("dali", device, PIPELINES)([path] * FILES, SPARSE, inf)
     return time.perf_counter() - start
 
 
