@@ -252,8 +252,8 @@ def test_ctrl_c_ends_cleanly_with_what_was_done_so_far(tmp_path):
     page = tmp_path / "page.html"
     words = [sys.executable, str(PRETEND), "run", "clip.mp4", "--json", "--html", str(page)]
     hears = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which those do not that a shell started in the background
-    pipes, env = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}, {**os.environ, "OMP_NUM_THREADS": "1"}
-    child = subprocess.Popen(words, preexec_fn=hears, env=env, **pipes)
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, preexec_fn=hears)
     try:
         first = [child.stdout.readline() for _ in range(6)]
         time.sleep(0.05)  # in the middle of a step
