@@ -1,20 +1,25 @@
-"""What the decoding engines of a GPU give: bare DALI pipelines beside the pool, every frame beside one in two seconds.
+"""What the decoding engines of a GPU give: NVIDIA's own decoder library and bare DALI pipelines beside the pool, every frame beside one in
+two seconds.
 
-    python -m benchmarks.bench_nvdec FOLDER [--seconds 4]
+    python -m benchmarks.bench_nvdec FOLDER [--seconds 6]
 
-FOLDER gets generated H.264 files: 1080p, of which every frame is decoded, by pipelines that do nothing else and by 8 and 16 sources of a
-pool, and ten minutes of 720p with a key frame every 2 and every 10 s, of which 16 sources show one frame in two seconds and then all.
+FOLDER gets generated H.264 files: 1080p, of which every frame is decoded, by PyNvVideoCodec if it can be imported, by pipelines that do
+nothing else, and by 8 and 16 sources of a pool; and ten minutes of 720p with a key frame every 2 and every 10 s, of which 16 sources show
+one frame in two seconds and then all.
 """
 
 import argparse
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from fractions import Fraction
+from functools import partial
+from importlib.util import find_spec
+from itertools import islice
 from math import inf
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from evostreaming.engine.video_dali import DaliFile, _finished
@@ -30,19 +35,19 @@ SPARSE = 0.5  # frames a second
 
 
 class SmallFile:
-    """The first small file that DALI is given of a video, and what is done to its frames."""
+    """The largest of the first two small files that DALI is given of a video, and what is done to its frames."""
 
     def __init__(self, path, device):
         file, self.device = VideoFile(path), device
         self.turn, self.colors = file.turn, colors_of(file, device)
         with file.open() as container:
-            plan = file.plan(Fraction(0), None, None)
-            self.data, order = next(DaliFile(file, device)._small_files(container, plan))
+            files = DaliFile(file, device)._small_files(container, file.plan(Fraction(0), None, None))
+            self.data, order = max(islice(files, 2), key=lambda small: len(small[0]))
         self.frames = len(order)
 
     def bare(self, pipeline):
         """Decode it and look at nothing; yields numbers of frames."""
-        pipeline._pipeline.feed_input("video", [np.frombuffer(self.data, np.uint8)])
+        pipeline._pipeline.feed_input("video", [self.data])
         left = self.frames
         while left > 0:
             (sequence,) = pipeline._pipeline.run()
@@ -55,18 +60,37 @@ class SmallFile:
             pipeline.apart(_finished, sequence, list(range(len(sequence))), self.turn, self.colors)
             yield len(sequence)
 
+    def again(self, decode):
+        """Decode it again and again in a pipeline of its own."""
+        with DaliPipeline.lent(self.device) as pipeline:
+            while True:
+                yield from decode(self, pipeline)
 
-def pipelines(small, number, decode, seconds):
-    """Frames a second of `number` pipelines side by side, each of which decodes the small file again and again."""
+
+def by_nvidia(path, device):
+    """Decode a video again and again by NVIDIA's own library; yields numbers of frames, which stay on the GPU as they are."""
+    import PyNvVideoCodec
+
+    decoder = None
+    while True:
+        demuxer = PyNvVideoCodec.CreateDemuxer(filename=str(path))
+        decoder = decoder or PyNvVideoCodec.CreateDecoder(gpuid=device.index, codec=demuxer.GetNvCodecId(), usedevicememory=True)
+        for packet in demuxer:
+            yield len(decoder.Decode(packet))
+
+
+def side_by_side(number, endless, seconds):
+    """Frames a second of `number` threads once all have begun, each with an `endless()` of numbers of frames."""
     together = threading.Barrier(number)
 
     def one(_):
-        with DaliPipeline.lent(small.device) as pipeline:
-            list(decode(small, pipeline))  # warm
+        with closing(endless()) as counts:
+            while not next(counts):
+                pass
             together.wait()
             frames, begun = 0, time.perf_counter()
             while time.perf_counter() - begun < seconds:
-                frames += sum(decode(small, pipeline))
+                frames += next(counts)
             return frames / (time.perf_counter() - begun)
 
     with ThreadPoolExecutor(number) as threads:
@@ -105,14 +129,16 @@ def sampled(path, device):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=6.0, help="of each measurement")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     device, say = torch.device("cuda", torch.cuda.current_device()), lambda line: print(line, flush=True)
-    small = SmallFile(make_file(options.folder, "h264", 1080, 60), device)
-    for number, decode in ((FILES, SmallFile.bare), (FILES // 2, SmallFile.bare), (FILES, SmallFile.finished)):
-        say(f"1080p, {number} pipelines, {decode.__name__}: {pipelines(small, number, decode, options.seconds):,.0f} frames/s")
     long = make_file(options.folder, "h264", 1080, 240)
+    small, measure = SmallFile(long, device), partial(side_by_side, seconds=options.seconds)
+    for number in (FILES, FILES // 2) if find_spec("PyNvVideoCodec") else ():
+        say(f"1080p, {number} decoders of PyNvVideoCodec: {measure(number, partial(by_nvidia, long, device)):,.0f} frames/s")
+    for number, decode in ((2 * FILES, SmallFile.bare), (FILES, SmallFile.bare), (FILES // 2, SmallFile.bare), (FILES, SmallFile.finished)):
+        say(f"1080p, {number} pipelines, {decode.__name__}: {measure(number, partial(small.again, decode)):,.0f} frames/s")
     for files in (FILES, FILES // 2):
         first, rate, whole = every_frame(long, files, device, options.seconds)
         say(f"1080p, {files} sources: all begun after {first:.2f} s, then {rate:,.0f} frames/s, {whole:,.0f} with the start")

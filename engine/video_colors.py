@@ -139,8 +139,8 @@ def turn_of(frame):
 
 
 def upright(pixels, turn):
-    """`pixels` (H, W, 3) after a `turn_of`."""
+    """`pixels` (..., H, W, 3) after a `turn_of`."""
     swap, rows, columns = turn
-    pixels = pixels.transpose(0, 1) if swap else pixels
-    dims = [dim for dim, mirrored in enumerate((rows, columns)) if mirrored]
+    pixels = pixels.transpose(-3, -2) if swap else pixels
+    dims = [dim for dim, mirrored in ((-3, rows), (-2, columns)) if mirrored]
     return pixels.flip(dims) if dims else pixels

@@ -4,7 +4,7 @@ The container is read here, without decoding: its packets say which picture stan
 files of consecutive frames, so that variable rates, edit lists, key frames to jump to and odd containers are no matter of the decoder's.
 """
 
-import io
+import os
 import threading
 import warnings
 from fractions import Fraction
@@ -12,6 +12,7 @@ from functools import partial
 from importlib.util import find_spec
 
 import av
+import numpy as np
 
 from ..kernels.recolor import recolor
 from .video_colors import PLAIN, upright
@@ -22,8 +23,10 @@ from .video_nvdec import capabilities
 from .video_plan import make_plan
 from .video_source import Picture
 
-CHUNK_BYTES = 16 << 20  # of packets in one small file, up to the next key frame
+FIRST_BYTES = 16 << 20  # of packets in the first small file of a video, up to the next key frame: it is soon made
+CHUNK_BYTES = 64 << 20  # in those behind it: each takes DALI up to a second to begin, while others decode
 SHORT = 100e6  # pixels that a CPU core decodes in half a second, before the first pipeline would have begun
+TICK = Fraction(1, 25)
 MOST_BYTES = 256 << 20  # without a key frame; a file may have a single one
 FEEDING = threading.Lock()  # small files are made one after the other, for the reason why files are indexed so
 CPU_CODECS = {"vp8", "vp9", "mjpeg"}
@@ -125,8 +128,9 @@ class DaliFile:
         black, colors = False, colors_of(self.file, self.device)
         with self.file.open() as container, DaliPipeline.lent(self.device) as pipeline:
             for data, order in self._small_files(container, plan):
-                following = iter(order)
-                for sequence in pipeline.sequences(data, len(order)):
+                following, sequences = iter(order), pipeline.sequences(data, len(order))
+                del data  # it is large, and DALI has its own
+                for sequence in sequences:
                     wanted = []
                     for place, stored in zip(range(len(sequence)), following):
                         if stored == pts:
@@ -135,11 +139,11 @@ class DaliFile:
                     if not wanted:
                         continue
                     places = [place for place, _, _ in wanted]
-                    pixels, dark = pipeline.apart(_finished, sequence, places, self.turn, colors)
-                    for (_, shown, number), frame, is_black in zip(wanted, pixels, dark):
+                    pixels, peaks = pipeline.apart(_finished, sequence, places, self.turn, colors)
+                    for (_, shown, number), frame, peak in zip(wanted, pixels, peaks.tolist()):
                         time = (shown - self.origin) * self.base
                         # What it cannot decode DALI gives as black, without a word.
-                        was_black, black = black, is_black
+                        was_black, black = black, peak == 0
                         if black and not was_black and not self._really_black(time):
                             raise Damaged
                         yield Picture(time, number, partial(_given, frame))
@@ -153,27 +157,21 @@ class DaliFile:
         return picture is not None and picture.time == time and bool(picture.render().float().mean() < 1)
 
     def _small_files(self, container, plan):
-        """Yield (a small file, the pts of its pictures in the order of presentation)."""
-        chunks, video = self._chunks(planned_packets(self.file, container, plan), plan), self.file.video_of(container)
-        while True:
-            with FEEDING:
-                chunk = next(chunks, None)
-                data = chunk and _small_file(chunk, video)
-            if chunk is None:
-                return
-            yield data, sorted(pts for _, pts in chunk)
+        """Iterate over (a small file, the pts of its pictures in the order of presentation)."""
+        chunks = self._chunks(planned_packets(self.file, container, plan), plan)
+        return iter(partial(_next_small_file, chunks, self.file.video_of(container)), None)
 
     def _chunks(self, packets, plan):
         """Lists of (packet, pts), each from a key frame on. A key frame with pictures in front of it ends one list and begins the next."""
-        chunk, size, following, border = [], 0, [], None
+        chunk, size, following, border, limit = [], 0, [], None, FIRST_BYTES
         for place, packet in packets:
             if border is not None and packet.pts > border:
                 yield chunk
-                chunk, size, border = following, 0, None
+                chunk, size, border, limit = following, 0, None, CHUNK_BYTES
             if chunk and place in plan.jumps and not plan.index.restart[place]:
                 yield chunk
-                chunk, size = [], 0
-            if border is None and size > CHUNK_BYTES and plan.index.key[place]:
+                chunk, size, limit = [], 0, CHUNK_BYTES
+            if border is None and size > limit and plan.index.key[place]:
                 following, border = [(packet, packet.pts)], packet.pts
             chunk.append((packet, packet.pts))
             size += packet.size
@@ -184,25 +182,38 @@ class DaliFile:
             yield chunk
 
 
-def _small_file(chunk, video):
-    """Matroska file of the packets, frame i of the order of presentation at 40 i ms."""
-    rank = {pts: place for place, pts in enumerate(sorted(pts for _, pts in chunk))}
+def _next_small_file(chunks, video):
+    with FEEDING:
+        chunk = next(chunks, None)
+        if chunk is None:
+            return None
+        order = sorted(pts for _, pts in chunk)
+        data = _small_file(chunk, order, video)
+        chunk.clear()  # of its packets, before its maker comes to
+        return data, order
+
+
+def _small_file(chunk, order, video):
+    """Matroska file of the packets, uint8 (bytes,), frame i of the order of presentation at 40 i ms."""
+    rank = {pts: place for place, pts in enumerate(order)}
     delay = max(place - rank[pts] for place, (_, pts) in enumerate(chunk))
-    data = io.BytesIO()
-    with av.open(data, "w", format="matroska") as container:
-        stream = container.add_stream_from_template(video, opaque=True)
-        for place, (packet, pts) in enumerate(chunk):
-            packet.stream, packet.time_base, packet.duration = stream, Fraction(1, 25), 1
-            packet.pts, packet.dts = rank[pts], place - delay
-            container.mux(packet)
-    return data.getvalue()
+    # A file in memory: into an object of Python's FFmpeg would write with Python's lock held.
+    with open(os.memfd_create("small file"), "rb") as data:
+        name = f"/proc/self/fd/{data.fileno()}"
+        with av.open(f"file:{name}", "w", format="matroska") as container:
+            stream = container.add_stream_from_template(video, opaque=True)
+            for place, (packet, pts) in enumerate(chunk):
+                packet.stream, packet.time_base, packet.duration = stream, TICK, 1
+                packet.pts, packet.dts = rank[pts], place - delay
+                container.mux(packet)
+        return np.fromfile(data, np.uint8)
 
 
 def _finished(sequence, places, turn, colors):
-    """([pixels], [whether it is black]) of the frames at `places` of a sequence, in the colors that their file says, upright, and in
-    memory of their own: DALI's may be written again, and goes with its pipeline."""
+    """([pixels], largest value of each) of the frames at `places` of a sequence, in the colors that their file says, upright, and in
+    memory of their own: DALI's may be written again, and goes with its pipeline. Few operations: each passes Python's lock on."""
     frames, peaks = recolor(sequence if len(places) == len(sequence) else sequence[places], *colors)
-    return [upright(frame, turn).contiguous() for frame in frames], [peak == 0 for peak in peaks.tolist()]
+    return upright(frames, turn).contiguous().unbind(), peaks.to("cpu", non_blocking=True)
 
 
 def _given(pixels):

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 
-import numpy as np
 import torch
 
 from .capture_turns import TURNS
 from .video_feed import Damaged
+from .video_source import close_open
 
 SEQUENCE = 8  # frames a run of a pipeline gives
 MOST = 64  # pipelines on a GPU: each is a session of its decoder and holds some tens of pictures of the size of its video
@@ -30,8 +30,7 @@ class DaliPipeline:
         with DaliPipeline._lock:  # several builders come at once
             self._stream = decode_stream(device) if gpu else None
         with TURNS.device_waits():  # to load the library is one already
-            from nvidia.dali import Pipeline, fn
-
+            Pipeline, fn = _dali()
             # No run ahead: it would ask for frames of a file that was not fed yet. Others decode meanwhile.
             self._pipeline = Pipeline(1, 1, device.index if gpu else None, prefetch_queue_depth=1, exec_dynamic=True)
             with self._pipeline:
@@ -103,14 +102,15 @@ class DaliPipeline:
                     idle.append(pipeline)
 
     def sequences(self, data, count):
-        """Yield the `count` frames of a file in memory as uint8 tensors (n, H, W, 3), views of DALI's memory."""
+        """Yield the `count` frames of a file in memory, uint8 (bytes,), as uint8 tensors (n, H, W, 3), views of DALI's memory."""
         with TURNS.device_waits():
-            self._pipeline.feed_input("video", [np.frombuffer(data, np.uint8)])
+            self._pipeline.feed_input("video", [data])
+        del data
         while count > 0:
             # Nothing is under way between two runs, so a reader may stop anywhere.
-            with TURNS.device_waits():
-                (sequence,) = self._pipeline.run()
-            frames = self.apart(torch.from_dlpack, sequence[0])
+            with TURNS.device_waits(), torch.cuda.stream(self._stream):
+                (sequence,) = self._pipeline.run()  # has waited for its frames
+                frames = torch.from_dlpack(sequence[0])
             count -= len(frames)
             if count < 0:
                 raise RuntimeError("more pictures came than there are packets")
@@ -141,6 +141,14 @@ def done_apart(stream, function, *arguments):
         result = function(*arguments)
         stream.synchronize()
     return result
+
+
+@cache
+def _dali():
+    from nvidia.dali import Pipeline, fn
+
+    atexit.register(close_open)  # who reads goes before DALI's own end, which was registered just now
+    return Pipeline, fn
 
 
 @cache

@@ -1,7 +1,6 @@
 """Many videos at once: a few threads decode for all of them, and the one whose consumer is nearest to waiting is served next; those that
 nobody reads yet come behind."""
 
-import atexit
 import os
 import threading
 import time
@@ -14,6 +13,7 @@ import av
 from .errors import ArgumentError, VideoError
 from .video import open_source
 from .video_packets import open_container
+from .video_source import OPEN
 
 # A thread decodes for a source until it has so many frames or so many seconds are over, hands them over at once, since each time two
 # threads want Python's lock, and looks again who needs it most.
@@ -38,7 +38,7 @@ class DecodePool:
         self._threads = [threading.Thread(target=self._work, name=f"decode {i}", daemon=True) for i in range(self.workers)]
         for thread in self._threads:
             thread.start()
-        atexit.register(self.close)  # a thread inside of a library must not outlive the interpreter
+        OPEN.add(self)
 
     def cores_each(self):
         """CPU cores for each source that is there or on its way: what comes side by side shares evenly and ends side by side. Rather more
@@ -89,7 +89,6 @@ class DecodePool:
 
     def close(self):
         """Stop decoding; sources of the pool end."""
-        atexit.unregister(self.close)
         with self._changed:
             self._closed = True
             self._changed.notify_all()

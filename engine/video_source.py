@@ -9,6 +9,7 @@ duration, frames, live` and two methods:
     close()                      wakes a reader that waits for a connection; called from another thread
 """
 
+import atexit
 import threading
 import weakref
 from collections import deque
@@ -73,6 +74,7 @@ class FrameSource:
         # The thread must not hold the source: one that is forgotten without close() still ends its thread.
         self._thread = threading.Thread(target=_run_ahead, args=(frames, self._ready), name=f"decode {reader.source}", daemon=True)
         self._thread.start()
+        OPEN.add(self)
 
     @property
     def dropped(self):
@@ -104,6 +106,16 @@ class FrameSource:
 
     def __exit__(self, *_):
         self.close()
+
+
+OPEN = weakref.WeakSet()  # sources with a thread of their own, and pools
+
+
+@atexit.register
+def close_open():
+    """At the end of the process: a thread that comes back from a decoder when the interpreter is gone aborts it."""
+    for opened in list(OPEN):
+        opened.close()
 
 
 class Ready:

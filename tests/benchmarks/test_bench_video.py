@@ -90,6 +90,6 @@ def test_the_bench_of_the_decoding_engines_counts_the_frames_of_its_files(tmp_pa
     small = bench_nvdec.SmallFile(path, cpu)
     with bench_nvdec.DaliPipeline.lent(cpu) as pipeline:
         assert sum(small.bare(pipeline)) == sum(small.finished(pipeline)) == small.frames == 500
-    assert bench_nvdec.pipelines(small, 2, bench_nvdec.SmallFile.bare, 0.2) > 0
+    assert bench_nvdec.side_by_side(2, lambda: small.again(bench_nvdec.SmallFile.bare), 0.2) > 0
     begun, rate, whole = bench_nvdec.every_frame(path, 2, cpu, 0.3)
     assert begun > 0 and rate > 0 and whole > 0 and bench_nvdec.sampled(path, cpu) > 0

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import warnings
+import weakref
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -58,12 +59,33 @@ def read(reader, fps, **options):
 @pytest.mark.parametrize("chunk", [30_000, 16 << 20])
 @pytest.mark.parametrize("name", NAMES)
 def test_small_files_hold_what_the_ticks_of_a_clip_need(name, chunk, double, monkeypatch):
-    monkeypatch.setattr(video_dali, "CHUNK_BYTES", chunk)
+    monkeypatch.setattr(video_dali, "FIRST_BYTES", chunk)
+    monkeypatch.setattr(video_dali, "CHUNK_BYTES", 2 * chunk)
     for fps, start, end in ((None, 0, 4), (0.5, 0, 16), (7, 2.3, 6), (None, 3.1, 4)):
         wanted = read(VideoFile(CLIPS / name), fps, start=start, end=end)
         for a, b in zip(read(DaliFile(VideoFile(CLIPS / name), CPU), fps, start=start, end=end), wanted, strict=True):
             assert a[1:] == b[1:] and torch.equal(a.pixels, b.pixels) and a.pixels.is_contiguous()
     assert double.files >= (3 if chunk > 1 << 20 else 4)
+
+
+def test_a_video_is_sent_in_a_small_file_and_then_in_larger_ones_that_are_let_go_of(tmp_path, film, double, monkeypatch):
+    path = film.write(tmp_path / "clip.mp4", [film.picture(i) for i in range(1, 121)], options={"g": "10", "bf": "0"})
+    monkeypatch.setattr(video_dali, "FIRST_BYTES", path.stat().st_size // 8)
+    monkeypatch.setattr(video_dali, "CHUNK_BYTES", path.stat().st_size // 3)
+    sent, whole = [], double.sequences
+
+    def sequences(self, data, count):
+        sent.append((weakref.ref(data), count))
+        frames = list(whole(self, data, count))
+        del data
+        for frame in frames:
+            assert sent[-1][0]() is None, "the small file is held while its frames are shown"
+            yield frame
+
+    monkeypatch.setattr(double, "sequences", sequences)
+    assert [film.number(f.pixels) for f in read(DaliFile(VideoFile(path), CPU), None)] == list(range(1, 121))
+    counts = [count for _, count in sent]
+    assert len(counts) > 2 and counts[1] >= 2 * counts[0]
 
 
 def test_a_stretch_without_a_key_frame_that_memory_may_not_hold_goes_to_pyav(tmp_path, film, double, monkeypatch):
@@ -185,12 +207,14 @@ def test_dali_on_the_cpu_shows_what_pyav_shows(fps):
 
 @needs_dali
 @pytest.mark.skipif(not NAMES, reason="the clips are not beside this checkout")
-def test_a_program_that_ends_with_a_pool_of_dali_open_ends_well():
+@pytest.mark.parametrize("opened", ["DecodePool(4).open", "open_source"])
+def test_a_program_that_ends_in_the_middle_of_videos_ends_well_and_quietly(opened):
     program = (
+        "from evostreaming.engine.video import open_source\n"
         "from evostreaming.engine.video_pool import DecodePool\n"
-        "pool = DecodePool(4)\n"
-        f"sources = [pool.open({str(CLIPS / 'nasa_odd_vp9.webm')!r}, decoder='dali', device='cpu') for _ in range(3)]\n"
+        f"opened = {opened}\n"
+        f"sources = [opened({str(CLIPS / 'nasa_odd_vp9.webm')!r}, decoder='dali', device='cpu') for _ in range(3)]\n"
         "for source in sources: next(source)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
