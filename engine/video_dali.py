@@ -26,7 +26,7 @@ from .video_source import Picture
 FIRST_BYTES = 16 << 20  # of packets in the first small file of a video, up to the next key frame: it is soon made
 CHUNK_BYTES = 64 << 20  # in those behind it: each takes DALI up to a second to begin, while others decode
 SHORT = 100e6  # pixels that a CPU core decodes in half a second, before the first pipeline would have begun
-TICK = Fraction(1, 25)
+TICK = Fraction(1, 25)  # between two frames of a small file
 MOST_BYTES = 256 << 20  # without a key frame; a file may have a single one
 FEEDING = threading.Lock()  # small files are made one after the other, for the reason why files are indexed so
 CPU_CODECS = {"vp8", "vp9", "mjpeg"}
@@ -189,7 +189,7 @@ def _next_small_file(chunks, video):
             return None
         order = sorted(pts for _, pts in chunk)
         data = _small_file(chunk, order, video)
-        chunk.clear()  # of its packets, before its maker comes to
+        chunk.clear()  # `_chunks` holds the list, and so its packets, until the next one is made
         return data, order
 
 
